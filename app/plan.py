@@ -1,0 +1,303 @@
+"""Every constant of inference, read from a bundle's ``plan.json`` and validated once.
+
+An unknown key, a missing key or a value of the wrong type is an error that names the key: a plan of
+another version must not be half understood.
+"""
+
+import json
+import types
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import isfinite
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from app.errors import BundleError
+from app.volume import Shape, Vector
+
+SCHEMA_VERSION = 1
+
+Mode = Literal["fastest", "normal"]
+SpacingKind = Literal["off", "header", "resample"]
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """nnU-Net's U-Net, by stage from full resolution down.
+
+    Attributes:
+        features_per_stage: channels of each encoder stage.
+        strides: stride of each stage's first convolution, per axis (z, y, x) or (y, x); the first is all 1.
+        kernel_sizes: kernel of each stage's convolutions, per axis; odd.
+        residual: identity shortcut around the second block of a stage (the paper's text; its code has none).
+    """
+
+    features_per_stage: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        stages = len(self.features_per_stage)
+        if stages < 2 or len(self.strides) != stages or len(self.kernel_sizes) != stages:
+            raise ValueError("features_per_stage, strides and kernel_sizes need one entry a stage, two stages at least")
+        lengths = {len(entry) for entry in (*self.strides, *self.kernel_sizes)}
+        if lengths not in ({2}, {3}):
+            raise ValueError("strides and kernel_sizes must all have 2 entries (2-D) or all 3 (3-D)")
+        if any(stride != 1 for stride in self.strides[0]):
+            raise ValueError("the first stage works at full resolution: its strides must be 1")
+        if any(value < 1 for value in (*self.features_per_stage, *(s for stage in self.strides for s in stage))):
+            raise ValueError("features and strides must be positive")
+        if any(kernel < 1 or kernel % 2 == 0 for stage in self.kernel_sizes for kernel in stage):
+            raise ValueError("kernel sizes must be odd")
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3."""
+        return len(self.strides[0])
+
+
+@dataclass(frozen=True)
+class IntensityPlan:
+    """HU -> network input: clip, subtract, divide. Clip [-200, 300], 50, 110 turns water (0 HU) into -0.4545."""
+
+    clip_hu: tuple[float, float]
+    subtract_hu: float
+    divide_hu: float
+
+    def __post_init__(self) -> None:
+        if not self.clip_hu[0] < self.clip_hu[1]:
+            raise ValueError("clip_hu must be [low, high] with low < high")
+        if not self.divide_hu > 0:
+            raise ValueError("divide_hu must be positive")
+
+    def normalised(self, hu: float) -> float:
+        """One HU value as the network sees it."""
+        return (min(max(hu, self.clip_hu[0]), self.clip_hu[1]) - self.subtract_hu) / self.divide_hu
+
+
+@dataclass(frozen=True)
+class SliceCountRule:
+    """The paper's enforced spacing, a header override chosen by the number of slices S (section 2.2).
+
+    S < ``few_slices``: in-plane ``in_plane_mm``, slices keep their true spacing. Up to ``many_slices``:
+    slices ``slice_mm`` too. Above: ``slice_mm * max(smallest_factor, many_slices / S)``; with 0.5, 600 and
+    0.8, a scan of 750 or more slices gets 0.4 mm.
+    """
+
+    in_plane_mm: float
+    slice_mm: float
+    few_slices: int
+    many_slices: int
+    smallest_factor: float
+
+    def __post_init__(self) -> None:
+        if not (self.in_plane_mm > 0 and self.slice_mm > 0 and 0 < self.smallest_factor <= 1):
+            raise ValueError("spacings must be positive and smallest_factor in (0, 1]")
+        if not 0 < self.few_slices <= self.many_slices:
+            raise ValueError("few_slices must be positive and not above many_slices")
+
+
+@dataclass(frozen=True)
+class SpacingPlan:
+    """The grid that the network works on.
+
+    Attributes:
+        target_zyx_mm: what it was trained at.
+        enforce: what is done by default to bound the grid.
+        largest_grid_zyx: voxels along each axis that ``resample`` does not exceed.
+        header: the constants of ``header``.
+    """
+
+    target_zyx_mm: Vector
+    enforce: SpacingKind
+    largest_grid_zyx: Shape
+    header: SliceCountRule
+
+    def __post_init__(self) -> None:
+        if min(self.target_zyx_mm) <= 0 or min(self.largest_grid_zyx) < 1:
+            raise ValueError("target_zyx_mm and largest_grid_zyx must be positive")
+
+
+@dataclass(frozen=True)
+class InterpolationPlan:
+    """How images go to the network grid and logits come back.
+
+    Attributes:
+        image_order: spline order for the image: 0, 1 or 3.
+        separate_z_above: nnU-Net's separate z. If the largest spacing exceeds the smallest more than this many
+            times, the axis of the largest is interpolated with order 0, image and logits alike. None: never.
+    """
+
+    image_order: Literal[0, 1, 3]
+    separate_z_above: float | None = None
+
+
+@dataclass(frozen=True)
+class SlidingWindowPlan:
+    """nnU-Net's sliding window.
+
+    Attributes:
+        patch_size: voxels (z, y, x); a 2-D network has z = 1.
+        tile_step_size: largest step between tiles as a part of the patch.
+        gaussian_sigma_scale: sigma of the importance map as a part of the patch.
+        average: what overlapping tiles average (nnU-Net v1 probabilities, v2 logits).
+        pad_hu: what surrounds a scan smaller than the patch.
+        mirror_axes: axes (0 = z, 1 = y, 2 = x) that ``--mirror`` flips: those that training mirrored.
+    """
+
+    patch_size: Shape
+    tile_step_size: float
+    gaussian_sigma_scale: float
+    average: Literal["logits", "probabilities"]
+    pad_hu: float
+    mirror_axes: tuple[Literal[0, 1, 2], ...]
+
+    def __post_init__(self) -> None:
+        if min(self.patch_size) < 1:
+            raise ValueError("patch_size must be positive")
+        if not 0 < self.tile_step_size <= 1:
+            raise ValueError("tile_step_size must be in (0, 1]")
+        if not self.gaussian_sigma_scale > 0:
+            raise ValueError("gaussian_sigma_scale must be positive")
+        if len(set(self.mirror_axes)) != len(self.mirror_axes):
+            raise ValueError("mirror_axes must not repeat an axis")
+
+
+@dataclass(frozen=True)
+class PostprocessingPlan:
+    """Clean-up of the label map, by organ name.
+
+    Attributes:
+        largest_component: organs of which only the largest connected component stays.
+        minimum_volume_ml: components of these organs that are smaller go.
+    """
+
+    largest_component: tuple[str, ...] = ()
+    minimum_volume_ml: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of ``plan.json``.
+
+    Attributes:
+        labels: organ names; the organ at index i has label i + 1, background is 0.
+        orientation: ``LPS`` turns the scan before the network and back after; ``as_stored`` does neither.
+        mode: restoration unless the command line says otherwise.
+    """
+
+    schema_version: int
+    name: str
+    labels: tuple[str, ...]
+    orientation: Literal["LPS", "as_stored"]
+    mode: Mode
+    network: NetworkPlan
+    intensity: IntensityPlan
+    spacing: SpacingPlan
+    interpolation: InterpolationPlan
+    sliding_window: SlidingWindowPlan
+    postprocessing: PostprocessingPlan
+
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise ValueError(f"schema_version is {self.schema_version}; this version reads {SCHEMA_VERSION}")
+        if not 1 <= len(self.labels) <= 254 or len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be 1 to 254 different names")
+        unknown = {*self.postprocessing.largest_component, *self.postprocessing.minimum_volume_ml} - set(self.labels)
+        if unknown:
+            raise ValueError(f"postprocessing names organs that are not in labels: {', '.join(sorted(unknown))}")
+        self._check_patch()
+
+    def _check_patch(self) -> None:
+        patch = self.sliding_window.patch_size
+        if self.network.dimensions == 2 and patch[0] != 1:
+            raise ValueError(f"a 2-D network needs patch_size [1, H, W], found {list(patch)}")
+        for axis in range(self.network.dimensions):
+            total = 1
+            for stride in self.network.strides:
+                total *= stride[axis]
+            length = patch[3 - self.network.dimensions + axis]
+            if length % total:
+                raise ValueError(f"patch_size {list(patch)}: {length} is not a multiple of the total stride {total}")
+
+    @property
+    def classes(self) -> int:
+        """Channels of the network's output: the organs and background."""
+        return len(self.labels) + 1
+
+
+def parse_plan(text: str, source: str) -> Plan:
+    """The plan in a JSON text.
+
+    Args:
+        text: contents of ``plan.json``.
+        source: the file's name, for messages.
+
+    Raises:
+        BundleError: not JSON, an unknown or missing key, a wrong type or an impossible value.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BundleError(f"{source}: not JSON ({error}); expected the plan of a bundle") from error
+    try:
+        plan = _build(Plan, data, "plan")
+    except ValueError as error:
+        raise BundleError(f"{source}: {error}") from error
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (from JSON) as ``kind`` (a type hint made of the few forms that plans use)."""
+    origin = get_origin(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _build_dataclass(kind, value, where)
+    if origin is Literal:
+        if value not in get_args(kind) or isinstance(value, bool):
+            raise ValueError(f"{where}: found {value!r}, expected one of {', '.join(map(repr, get_args(kind)))}")
+        return value
+    if origin in (Union, types.UnionType):
+        inner = [arg for arg in get_args(kind) if arg is not type(None)]
+        return None if value is None else _build(inner[0], value, where)
+    if origin is tuple:
+        return _build_tuple(get_args(kind), value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: found {value!r}, expected an object")
+        return {key: _build(get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
+    return _build_scalar(kind, value, where)
+
+
+def _build_dataclass(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: found {value!r}, expected an object")
+    hints = get_type_hints(kind)
+    known = {entry.name for entry in fields(kind)}
+    if unknown := sorted(set(value) - known):
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    arguments = {key: _build(hints[key], item, f"{where}.{key}") for key, item in value.items()}
+    try:
+        return kind(**arguments)
+    except TypeError:
+        missing = sorted(known - set(arguments))
+        raise ValueError(f"{where}: missing key among {', '.join(missing)}") from None
+    except ValueError as error:
+        raise ValueError(str(error) if kind is Plan else f"{where}: {error}") from None
+
+
+def _build_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: found {value!r}, expected a list")
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(value) != len(kinds):
+        raise ValueError(f"{where}: found {len(value)} entries, expected {len(kinds)}")
+    return tuple(_build(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _build_scalar(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError(f"{where}: found {value!r}, expected {kind.__name__}")
+    return value

@@ -1,0 +1,115 @@
+"""The record of a run: what was done to each case, how long it took, what was found."""
+
+import json
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from app import __version__
+from app.volume import Shape, Vector
+from app.volume_io import atomic_file
+
+REPORT_SCHEMA_VERSION = 1
+
+Item = TypeVar("Item")
+
+
+class StageClock:
+    """Adds up the seconds of named stages; a stage may be entered many times."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Counts the time within the block to ``stage``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(stage, time.perf_counter() - start)
+
+    def measure_items(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+        """Passes ``items`` on and counts the time that it takes to make them."""
+        while True:
+            with self.measure(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@dataclass
+class CaseRecord:
+    """One case of the report.
+
+    Attributes:
+        status: ``skipped`` means that the label map was there already.
+        error: why it failed, as logged.
+        warnings: about the file and the scan.
+        shape_zyx, spacing_zyx_mm: as stored.
+        network_shape_zyx, network_spacing_zyx_mm: of the grid that the network saw.
+        windows: tiles, not counting mirrored passes.
+        shortcut_share: see ``Restoration``.
+        seconds: by stage: read, load (waiting for the network), preprocess, network, restore, postprocess, write.
+        volumes_ml: by organ; 0 is an organ that was not found.
+    """
+
+    case_id: str
+    input: str
+    output: str
+    status: Literal["segmented", "skipped", "failed"] = "failed"
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    shape_zyx: Shape | None = None
+    spacing_zyx_mm: Vector | None = None
+    network_shape_zyx: Shape | None = None
+    network_spacing_zyx_mm: Vector | None = None
+    windows: int | None = None
+    shortcut_share: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class RunRecord:
+    """The whole report.
+
+    Attributes:
+        network: backend, device and precision that ran; None if it was never loaded.
+        network_load_s: seconds to load it, in parallel to reading the first scan.
+        peak_memory_mib: largest resident memory of this process.
+    """
+
+    options: dict[str, Any]
+    bundle: dict[str, str] = field(default_factory=dict)
+    network: dict[str, str] | None = None
+    network_load_s: float | None = None
+    warnings: list[str] = field(default_factory=list)
+    cases: list[CaseRecord] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str | None = None
+    exit_code: int = 0
+    peak_memory_mib: float = 0.0
+    schema_version: int = REPORT_SCHEMA_VERSION
+    app_version: str = __version__
+    machine: str = field(default_factory=platform.node)
+
+    def count(self, status: str) -> int:
+        """How many cases ended so."""
+        return sum(case.status == status for case in self.cases)
+
+    def write(self, path: Path) -> None:
+        """Writes the report as JSON, all at once or not at all."""
+        self.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        text = json.dumps(asdict(self), indent=2, default=str)
+        with atomic_file(path) as stream:
+            stream.write(text.encode())

@@ -1,0 +1,1 @@
+"""Tools around the app: demo, conversion, training, evaluation, profiling, figures."""
