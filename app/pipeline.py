@@ -55,6 +55,7 @@ def segment(
     clock = clock or StageClock()
     with clock.measure("preprocess"):
         image, record = preprocess(volume, plan, options.spacing)
+    clock.log("preprocess", record.grid.shape_zyx, record.grid.target_zyx_mm)
     if progress:
         progress.expect_windows(count_windows(record.grid.shape_zyx, plan.sliding_window))
     restoration = _predict(image, record, predictor, plan, options, clock, progress)
@@ -62,6 +63,7 @@ def segment(
         label_map = postprocess(
             restoration.label_map, plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml
         )
+    clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
     return record.axis_map.undo(label_map), record, restoration
 
 
@@ -92,6 +94,8 @@ def _predict(
         options.mode,
     )
     clock.seconds["restore"] = time.perf_counter() - start - clock.seconds["network"]
+    clock.log("network", record.grid.shape_zyx, record.grid.target_zyx_mm)
+    clock.log("restore", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
     return restoration
 
 
@@ -136,7 +140,7 @@ class _Runner:
     def run_case(self, case: Case) -> CaseRecord:
         """The record of a case, whichever way it went; only errors of the whole run are raised."""
         record = CaseRecord(case.case_id, str(case.input_path), str(case.output_path))
-        clock = StageClock()
+        clock = StageClock(case.case_id)
         record.seconds = clock.seconds
         try:
             if case.refusal:
@@ -171,7 +175,7 @@ class _Runner:
         record.warnings.extend(volume.warnings)
         for warning in volume.warnings:
             logger.warning("%s: %s", case.case_id, warning)
-        _log_stage(case, clock, "read", geometry.shape_zyx, geometry.spacing_zyx_mm)
+        clock.log("read", geometry.shape_zyx, geometry.spacing_zyx_mm)
         with clock.measure("load"):
             predictor = self._loading.result()
         try:
@@ -182,15 +186,13 @@ class _Runner:
         record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
         record.windows = count_windows(grid.shape_zyx, self._plan.sliding_window)
         record.shortcut_share = restoration.shortcut_share
-        for stage in ("preprocess", "network", "restore", "postprocess"):
-            _log_stage(case, clock, stage, grid.shape_zyx, grid.target_zyx_mm)
         record.volumes_ml = organ_volumes_ml(label_map, self._plan.labels, geometry.voxel_volume_ml)
         if not any(record.volumes_ml.values()):
             record.warnings.append("no organ was found; the label map is empty")
             logger.warning("%s: no organ was found; the label map is empty", case.case_id)
         with clock.measure("write"):
             write_label_map(case.output_path, label_map, volume)
-        _log_stage(case, clock, "write", geometry.shape_zyx, geometry.spacing_zyx_mm)
+        clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)
 
     def _load(self) -> Predictor:
         start = time.perf_counter()
@@ -210,11 +212,3 @@ class _Runner:
             self._record.network_load_s,
         )
         return predictor
-
-
-def _log_stage(
-    case: Case, clock: StageClock, stage: str, shape_zyx: tuple[int, int, int], spacing: tuple[float, float, float]
-) -> None:
-    shape = "x".join(map(str, shape_zyx))
-    millimetres = "x".join(f"{length:.3g}" for length in spacing)
-    logger.info("%s: %s %s at %s mm (z, y, x), %.2f s", case.case_id, stage, shape, millimetres, clock.seconds[stage])

@@ -1,6 +1,7 @@
 """The record of a run: what was done to each case, how long it took, what was found."""
 
 import json
+import logging
 import platform
 import resource
 import time
@@ -14,16 +15,19 @@ from app import __version__
 from app.volume import Shape, Vector
 from app.volume_io import atomic_file
 
+logger = logging.getLogger(__name__)
+
 REPORT_SCHEMA_VERSION = 1
 
 Item = TypeVar("Item")
 
 
 class StageClock:
-    """Adds up the seconds of named stages; a stage may be entered many times."""
+    """Adds up the seconds of the named stages of one case; a stage may be entered many times."""
 
-    def __init__(self) -> None:
+    def __init__(self, case_id: str = "") -> None:
         self.seconds: dict[str, float] = {}
+        self._case_id = case_id
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -42,6 +46,12 @@ class StageClock:
             if item is None:
                 return
             yield item
+
+    def log(self, stage: str, shape_zyx: Shape, spacing_zyx_mm: Vector) -> None:
+        """Logs a finished stage: the grid that it worked on and its seconds so far."""
+        shape = "x".join(map(str, shape_zyx))
+        spacing = "x".join(f"{length:.3g}" for length in spacing_zyx_mm)
+        logger.info("%s: %s %s at %s mm (z, y, x), %.2f s", self._case_id, stage, shape, spacing, self.seconds[stage])
 
     def _add(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

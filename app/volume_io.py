@@ -117,7 +117,7 @@ def _read_nifti(path: Path) -> Volume:
             header = _read_header(stream, path)
             shape_xyz = _shape_xyz(header, path)
             voxels = _read_voxels(stream, header, shape_xyz, path, size)
-    except (EOFError, zlib.error, igzip_lib.IsalError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, igzip_lib.IsalError, gzip.BadGzipFile) as error:  # type: ignore[misc]  # isal's stub
         raise CaseError(
             f"{path}: damaged gzip stream ({error}); the file is truncated or altered. Copy it again"
         ) from error

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from app.backends.shapes import check_network_shapes, network_shapes
 from app.bundle import ONNX_FILE, Bundle
-from app.errors import BundleError, DeviceError
+from app.errors import BundleError, CaseError, DeviceError
 from app.volume import Float32Array
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -53,10 +53,14 @@ class OnnxRuntimePredictor:
         self._input_name = inputs[0].name
         self._input_shape = network_shapes(bundle.plan)[0]
         self._session = session
+        self._errors = _session_errors(ort)
 
     def predict(self, tile: Float32Array) -> Float32Array:
         """See ``Predictor.predict``."""
-        (found,) = self._session.run(None, {self._input_name: tile.reshape(self._input_shape)})
+        try:
+            (found,) = self._session.run(None, {self._input_name: tile.reshape(self._input_shape)})
+        except self._errors as error:
+            raise CaseError(f"ONNX Runtime failed on a window ({str(error).strip().splitlines()[0]})") from error
         logits: Float32Array = found.reshape(-1, *tile.shape)
         return logits
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from app.backends.shapes import check_network_shapes, network_shapes
 from app.bundle import ONNX_FILE, Bundle
-from app.errors import BundleError, DeviceError
+from app.errors import BundleError, CaseError, DeviceError
 from app.volume import Float32Array
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -42,7 +42,10 @@ class OpenVinoPredictor:
 
     def predict(self, tile: Float32Array) -> Float32Array:
         """See ``Predictor.predict``; the result lies in OpenVINO's own memory."""
-        found = self._request.infer({0: tile.reshape(self._input_shape)}, share_inputs=True, share_outputs=True)
+        try:
+            found = self._request.infer({0: tile.reshape(self._input_shape)}, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise CaseError(f"OpenVINO failed on a window ({str(error).strip().splitlines()[-1]})") from error
         logits: Float32Array = found[0].reshape(-1, *tile.shape)
         return logits
 

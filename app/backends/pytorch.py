@@ -9,7 +9,7 @@ from safetensors.torch import load
 
 from app.backends.shapes import network_shapes
 from app.bundle import SAFETENSORS_FILE, Bundle
-from app.errors import BundleError, DeviceError
+from app.errors import BundleError, CaseError, DeviceError
 from app.network import UNet
 from app.volume import Float32Array
 
@@ -41,8 +41,11 @@ class TorchPredictor:
     @torch.inference_mode()
     def predict(self, tile: Float32Array) -> Float32Array:
         """See ``Predictor.predict``."""
-        batch = torch.from_numpy(tile.reshape(self._input_shape)).to(self.device)
-        with torch.autocast(self.device, _TYPES[self.precision], enabled=self.precision != "fp32"):
-            logits = self._network(batch)
-        found: Float32Array = logits[0].float().cpu().numpy()
+        try:
+            batch = torch.from_numpy(tile.reshape(self._input_shape)).to(self.device)
+            with torch.autocast(self.device, _TYPES[self.precision], enabled=self.precision != "fp32"):
+                logits = self._network(batch)
+            found: Float32Array = logits[0].float().cpu().numpy()
+        except RuntimeError as error:  # CUDA's out-of-memory among them
+            raise CaseError(f"PyTorch failed on a window ({error})") from error
         return found.reshape(-1, *tile.shape).astype(np.float32, copy=False)
