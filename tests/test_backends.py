@@ -1,0 +1,153 @@
+"""The three backends: same network, same numbers; and what is refused where."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from app import backends
+from app.backends import create_predictor
+from app.bundle import Bundle, load_bundle
+from app.errors import AppError, BundleError, DeviceError
+from app.sliding_window import Predictor
+from app.volume import Float32Array
+
+DEFAULT = Path(__file__).parent.parent / "weights" / "default"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(DEFAULT)
+
+
+@pytest.fixture(scope="module")
+def tile(bundle: Bundle) -> Float32Array:
+    """Smooth enough to look like tissue, rough enough to reach every filter."""
+    noise = np.random.default_rng(0).normal(size=bundle.plan.sliding_window.patch_size)
+    return np.clip(noise + np.linspace(-2, 2, noise.shape[2]), -2.27, 2.27).astype(np.float32)
+
+
+def predictor(bundle: Bundle, backend: backends.Backend) -> Predictor:
+    return create_predictor(bundle, backend, "cpu", "fp32")[0]
+
+
+def test_backends_agree_on_the_default_network(bundle: Bundle, tile: Float32Array) -> None:
+    reference = predictor(bundle, "torch").predict(tile)
+    assert reference.shape == (14, *tile.shape)
+    scale = np.abs(reference).max()
+    for backend in ("openvino", "onnxruntime"):
+        found = predictor(bundle, backend).predict(tile)
+        assert np.abs(found - reference).max() < 5e-4 * scale, backend  # norms sum a million voxels in float32
+        assert np.mean(np.argmax(found, axis=0) == np.argmax(reference, axis=0)) > 0.9995
+
+
+def test_openvino_gives_the_same_bytes_twice(bundle: Bundle, tile: Float32Array) -> None:
+    network = predictor(bundle, "openvino")
+    first = network.predict(tile).copy()
+    assert network.predict(tile).tobytes() == first.tobytes()
+
+
+def test_auto_takes_openvino_on_a_machine_without_a_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "nvidia_device_present", lambda: False)
+    found, warnings = create_predictor(bundle, "auto", "auto", "auto")
+    assert (found.backend, found.device, warnings) == ("openvino", "cpu", ())
+
+
+def test_auto_warns_once_where_a_gpu_cannot_be_used(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backends, "nvidia_device_present", lambda: True)
+    found, warnings = create_predictor(bundle, "auto", "auto", "auto")
+    assert (found.backend, found.device) == ("openvino", "cpu")
+    assert len(warnings) == 1
+    assert "running on the CPU" in warnings[0]
+    assert len([r for r in caplog.records if "CUDA cannot be used" in r.message]) == 1
+
+
+class FakeSession:
+    """A session whose CUDA provider did not start: ONNX Runtime then falls back without an error."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+def test_cuda_provider_that_silently_fell_back_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    with pytest.raises(DeviceError, match="asked ONNX Runtime for CUDAExecutionProvider, got CPUExecutionProvider"):
+        create_predictor(bundle, "onnxruntime", "cuda", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "precision", "message"),
+    [
+        ("openvino", "cuda", "fp32", "does not run on cuda"),
+        ("onnxruntime", "cuda", "fp32", "CUDAExecutionProvider"),
+        ("auto", "cuda", "fp32", "CUDA"),
+        ("onnxruntime", "cpu", "bf16", "fp32, not bf16"),
+    ],
+)
+def test_what_cannot_be_had_is_exit_4(
+    bundle: Bundle, backend: backends.Backend, device: backends.Device, precision: backends.Precision, message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message) as caught:
+        create_predictor(bundle, backend, device, precision)
+    assert caught.value.exit_code == 4
+
+
+def test_a_backend_that_is_not_installed_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="torch is not installed"):
+        create_predictor(bundle, "torch", "cpu", "fp32")
+
+
+class Unwritten(Bundle):
+    """The default bundle with one file replaced in memory."""
+
+    content: bytes = b""
+
+    def read(self, name: str) -> bytes:
+        return self.content
+
+
+def with_network(bundle: Bundle, content: bytes) -> Unwritten:
+    changed = Unwritten(bundle.folder, bundle.plan, bundle.sha256)
+    object.__setattr__(changed, "content", content)
+    return changed
+
+
+def foreign_network(classes: int) -> bytes:
+    """A valid ONNX of one 1x1x1 convolution."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [classes, 1, 1, 1, 1], np.ones(classes))
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w"], ["logits"])],
+        "foreign",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 64, 128, 128])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, classes, 64, 128, 128])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+@pytest.mark.parametrize("content", [b"", b"no network at all", foreign_network(5)])
+def test_a_foreign_network_is_refused(bundle: Bundle, backend: backends.Backend, content: bytes) -> None:
+    with pytest.raises(AppError) as caught:
+        create_predictor(with_network(bundle, content), backend, "cpu", "fp32")
+    assert isinstance(caught.value, BundleError)
+    assert "network." in str(caught.value)
+
+
+def test_default_onnx_is_one_file_of_a_pinned_opset() -> None:
+    model = onnx.load(DEFAULT / "network.onnx", load_external_data=False)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    assert all(tensor.data_location == TensorProto.DEFAULT for tensor in model.graph.initializer)
+    assert sum(node.op_type == "InstanceNormalization" for node in model.graph.node) == 18
