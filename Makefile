@@ -4,7 +4,8 @@
 .PHONY: help demo test check setup lint types layers format clean
 
 PYTHON ?= python3
-PIP ?= .venv/bin/python -m pip --disable-pip-version-check
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+PIP_INDEX ?=
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
@@ -33,7 +34,7 @@ setup: .venv/.tests  ## make .venv with all that the tests need (PyTorch is the 
 	touch $@
 
 .venv/.tests: .venv/.demo tests/requirements.txt
-	$(PIP) install --quiet -r tests/requirements.txt
+	$(PIP) install --quiet $(PIP_INDEX) -r tests/requirements.txt
 	touch $@
 
 lint: setup  ## ruff: lint and format
