@@ -14,6 +14,21 @@ _NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _SLOPE = 0.01
 
 
+def build_network(plan: NetworkPlan, classes: int) -> nn.Module:
+    """The network of a plan: (batch, 1, ...) images to (batch, classes, ...) logits."""
+    if plan.siblings == 1:
+        return UNet(plan, classes)
+    return Siblings([UNet(plan, classes) for _ in range(plan.siblings)])
+
+
+class Siblings(nn.ModuleList):
+    """Networks of one architecture whose logits are averaged; network i has the prefix ``i.`` in the state dict."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The mean of the siblings' logits."""
+        return torch.stack([network(image) for network in self]).mean(dim=0)
+
+
 class UNet(nn.Module):
     """Plain U-Net: two blocks a stage, strided convolutions down, transposed convolutions up.
 

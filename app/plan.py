@@ -6,7 +6,7 @@ another version must not be half understood.
 
 import json
 import types
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,12 +28,14 @@ class NetworkPlan:
         strides: stride of each stage's first convolution, per axis (z, y, x) or (y, x); the first is all 1.
         kernel_sizes: kernel of each stage's convolutions, per axis; odd.
         residual: identity shortcut around the second block of a stage (the paper's text; its code has none).
+        siblings: networks of this architecture whose logits are averaged (2: both of a CPS pair).
     """
 
     features_per_stage: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
     kernel_sizes: tuple[tuple[int, ...], ...]
     residual: bool = False
+    siblings: int = 1
 
     def __post_init__(self) -> None:
         stages = len(self.features_per_stage)
@@ -48,6 +50,8 @@ class NetworkPlan:
             raise ValueError("features and strides must be positive")
         if any(kernel < 1 or kernel % 2 == 0 for stage in self.kernel_sizes for kernel in stage):
             raise ValueError("kernel sizes must be odd")
+        if self.siblings < 1:
+            raise ValueError("siblings must be positive")
 
     @property
     def dimensions(self) -> int:
@@ -253,7 +257,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return _build_dataclass(kind, value, where)
     if origin is Literal:
-        if value not in get_args(kind) or isinstance(value, bool):
+        if (type(value), value) not in [(type(known), known) for known in get_args(kind)]:
             raise ValueError(f"{where}: found {value!r}, expected one of {', '.join(map(repr, get_args(kind)))}")
         return value
     if origin in (Union, types.UnionType):
@@ -279,8 +283,8 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
     try:
         return kind(**arguments)
     except TypeError:
-        missing = sorted(known - set(arguments))
-        raise ValueError(f"{where}: missing key among {', '.join(missing)}") from None
+        needed = {entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING}
+        raise ValueError(f"{where}: missing key {', '.join(sorted(needed - set(arguments)))}") from None
     except ValueError as error:
         raise ValueError(str(error) if kind is Plan else f"{where}: {error}") from None
 

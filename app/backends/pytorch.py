@@ -10,7 +10,7 @@ from safetensors.torch import load
 from app.backends.shapes import network_shapes
 from app.bundle import SAFETENSORS_FILE, Bundle
 from app.errors import BundleError, CaseError, DeviceError
-from app.network import UNet
+from app.network import build_network
 from app.volume import Float32Array
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,7 +27,7 @@ class TorchPredictor:
         if precision == "auto":
             precision = "fp16" if device == "cuda" else "fp32"
         source = bundle.folder / SAFETENSORS_FILE
-        network = UNet(bundle.plan.network, bundle.plan.classes)
+        network = build_network(bundle.plan.network, bundle.plan.classes)
         try:
             weights = load(bundle.read(SAFETENSORS_FILE))
             network.load_state_dict({key: value.float() for key, value in weights.items()})

@@ -1,0 +1,102 @@
+"""Safetensors to ONNX, and the proof that the runtimes agree."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from app.backends import create_predictor
+from app.bundle import load_bundle
+from app.network import build_network
+from app.plan import NetworkPlan, Plan, parse_plan
+from tools.convert.__main__ import main
+from tools.convert.bundles import write_bundle
+from tools.convert.onnx_graph import build_onnx
+
+DEFAULT = Path(__file__).parent.parent / "weights" / "default"
+FLAT = NetworkPlan(
+    features_per_stage=(4, 8, 8), strides=((1, 1), (2, 2), (1, 2)), kernel_sizes=((3, 3), (3, 3), (1, 3))
+)
+SOLID = NetworkPlan(
+    features_per_stage=(4, 8, 8),
+    strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+    kernel_sizes=((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+)
+
+
+def plan_of(network: NetworkPlan, patch: tuple[int, int, int]) -> Plan:
+    plan = parse_plan((DEFAULT / "plan.json").read_text(), "plan.json")
+    return replace(plan, network=network, sliding_window=replace(plan.sliding_window, patch_size=patch))
+
+
+def random_bundle(folder: Path, plan: Plan) -> Path:
+    torch.manual_seed(0)
+    weights = {name: value.numpy() for name, value in build_network(plan.network, plan.classes).state_dict().items()}
+    write_bundle(folder, plan, weights, "random weights")
+    return folder
+
+
+@pytest.mark.parametrize(("residual", "siblings"), [(False, 1), (True, 1), (False, 2)])
+@pytest.mark.parametrize(("network", "patch"), [(FLAT, (1, 16, 24)), (SOLID, (8, 16, 24))])
+def test_graph_says_what_torch_says(
+    network: NetworkPlan, patch: tuple[int, int, int], residual: bool, siblings: int, tmp_path: Path
+) -> None:
+    plan = plan_of(replace(network, residual=residual, siblings=siblings), patch)
+    bundle = load_bundle(random_bundle(tmp_path / "bundle", plan))
+    tile = np.random.default_rng(0).normal(size=patch).astype(np.float32)
+    expected = create_predictor(bundle, "torch", "cpu", "fp32")[0].predict(tile)
+    for backend in ("openvino", "onnxruntime"):
+        found = create_predictor(bundle, backend, "cpu", "fp32")[0].predict(tile)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_graph_is_one_file_with_a_node_per_norm(tmp_path: Path) -> None:
+    folder = random_bundle(tmp_path / "bundle", plan_of(SOLID, (8, 16, 24)))
+    model = onnx.load(folder / "network.onnx", load_external_data=False)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    assert sum(node.op_type == "InstanceNormalization" for node in model.graph.node) == 10  # (3 + 2) stages x 2 blocks
+    first = (folder / "network.onnx").read_bytes()
+    assert main(["onnx", str(folder)]) == 0
+    assert (folder / "network.onnx").read_bytes() == first
+
+
+def test_weights_have_to_fit(tmp_path: Path) -> None:
+    plan = plan_of(SOLID, (8, 16, 24))
+    weights = {n: v.numpy() for n, v in build_network(plan.network, plan.classes).state_dict().items()}
+    with pytest.raises(ValueError, match=r"up\.0\.weight is missing"):
+        build_onnx(plan, {n: v for n, v in weights.items() if n != "up.0.weight"})
+    with pytest.raises(ValueError, match=r"without a place .*: stranger"):
+        build_onnx(plan, {**weights, "stranger": np.zeros(1)})
+
+
+def test_verify_passes_on_agreement_and_fails_on_another_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = random_bundle(tmp_path / "bundle", plan_of(SOLID, (8, 16, 24)))
+    assert main(["verify", str(folder)]) == 0
+    plan = plan_of(SOLID, (8, 16, 24))
+    torch.manual_seed(1)
+    other = {name: value.numpy() for name, value in build_network(plan.network, plan.classes).state_dict().items()}
+    (folder / "network.onnx").write_bytes(build_onnx(plan, other))
+    assert main(["verify", str(folder)]) == 4  # the hash is wrong
+    from app.bundle import write_hashes
+
+    write_hashes(folder)
+    assert main(["verify", str(folder)]) == 1
+    assert "beyond the limits" in capsys.readouterr().out
+
+
+def test_verify_takes_real_scans_smaller_than_the_patch(tmp_path: Path, shared_data: Path) -> None:
+    folder = random_bundle(tmp_path / "bundle", plan_of(SOLID, (8, 16, 24)))
+    assert main(["verify", str(folder), "--scan", str(shared_data / "images" / "ct_002_0000.nii.gz")]) == 0
+
+
+def test_a_missing_bundle_is_exit_4(tmp_path: Path) -> None:
+    assert main(["onnx", str(tmp_path / "nowhere")]) == 4
+    shutil.copytree(DEFAULT, tmp_path / "altered")
+    (tmp_path / "altered" / "network.safetensors").write_bytes(b"x")
+    assert main(["onnx", str(tmp_path / "altered")]) == 4
