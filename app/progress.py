@@ -50,16 +50,18 @@ class TerminalProgress:
 
         self._cases = tqdm(total=cases, desc="cases", unit="case", position=0)
         self._windows = tqdm(total=0, unit="window", position=1, leave=False)
+        self._case_id = ""
 
     def start_case(self, case_id: str) -> None:
         """Names the case on the lower bar."""
         self._windows.reset(total=0)
-        self._windows.set_description(f"{case_id}: reading")
+        self._case_id = case_id
+        self._windows.set_description(f"{case_id} (reading)")
 
     def expect_windows(self, count: int) -> None:
         """Gives the lower bar its length."""
         self._windows.reset(total=count)
-        self._windows.set_description(self._windows.desc.split(":")[0])
+        self._windows.set_description(self._case_id)
 
     def finish_window(self) -> None:
         """Moves the lower bar."""
