@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -96,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     terminal = sys.stderr.isatty() and not arguments.quiet
     _configure_logging(arguments.verbose, arguments.quiet, terminal)
+    if threading.current_thread() is threading.main_thread():
+        # As process 1 of a container Python would not see SIGTERM at all; this makes it Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(arguments, terminal)
     except AppError as error:
@@ -174,7 +179,7 @@ def _configure_logging(verbose: bool, quiet: bool, terminal: bool) -> None:
 
         handler = TerminalLogHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
+    logger.handlers = [handler]
     if quiet:
         logger.setLevel(logging.ERROR)
     elif verbose:

@@ -43,7 +43,10 @@ def find_cases(input_dir: Path, output_dir: Path) -> list[Case]:
 
     Raises:
         FolderError: the folder does not exist or holds no scan.
+        UsageError: label maps would lie among the scans, where X.nii.gz could replace one.
     """
+    if output_dir.resolve() == input_dir.resolve():
+        raise UsageError(f"--output-dir {output_dir} is the input folder itself; choose another folder")
     try:
         entries = sorted(entry for entry in input_dir.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -110,8 +113,6 @@ def _scan_name(entry: Path) -> str | None:
     """The name without its ending if it looks like a scan, else None."""
     if entry.is_dir():
         return entry.name if _holds_dicom(entry) else None
-    if not (entry.is_file() or entry.is_symlink()):
-        return None
     lower = entry.name.lower()
     for suffix in _SUFFIXES:
         if lower.endswith(suffix) and len(entry.name) > len(suffix):
@@ -120,7 +121,7 @@ def _scan_name(entry: Path) -> str | None:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Whether the first file in a folder is DICOM; an unreadable folder holds nothing."""
+    """Whether the first file in a folder is DICOM; one that cannot be read may be, and becomes a case that fails."""
     try:
         files = (entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith("."))
         first = next(files, None)
@@ -129,7 +130,7 @@ def _holds_dicom(folder: Path) -> bool:
         with first.open("rb") as stream:
             start = stream.read(_DICOM_MAGIC_OFFSET + len(_DICOM_MAGIC))
     except OSError:
-        return False
+        return True
     return start[_DICOM_MAGIC_OFFSET:] == _DICOM_MAGIC
 
 

@@ -244,15 +244,24 @@ def parse_plan(text: str, source: str) -> Plan:
     except json.JSONDecodeError as error:
         raise BundleError(f"{source}: not JSON ({error}); expected the plan of a bundle") from error
     try:
-        plan = _build(Plan, data, "plan")
+        plan = build_value(Plan, data, "plan")
     except ValueError as error:
         raise BundleError(f"{source}: {error}") from error
     assert isinstance(plan, Plan)
     return plan
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` (from JSON) as ``kind`` (a type hint made of the few forms that plans use)."""
+def build_value(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (from JSON) as ``kind``: a frozen dataclass, or a type hint of the few forms that plans use.
+
+    Args:
+        kind: dataclass, Literal, tuple, dict, optional or a scalar type.
+        value: what ``json.loads`` gave.
+        where: the key's path, for messages.
+
+    Raises:
+        ValueError: an unknown or missing key, a wrong type or an impossible value.
+    """
     origin = get_origin(kind)
     if is_dataclass(kind) and isinstance(kind, type):
         return _build_dataclass(kind, value, where)
@@ -262,13 +271,13 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return value
     if origin in (Union, types.UnionType):
         inner = [arg for arg in get_args(kind) if arg is not type(None)]
-        return None if value is None else _build(inner[0], value, where)
+        return None if value is None else build_value(inner[0], value, where)
     if origin is tuple:
         return _build_tuple(get_args(kind), value, where)
     if origin is dict:
         if not isinstance(value, dict):
             raise ValueError(f"{where}: found {value!r}, expected an object")
-        return {key: _build(get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: build_value(get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
     return _build_scalar(kind, value, where)
 
 
@@ -279,7 +288,7 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
     known = {entry.name for entry in fields(kind)}
     if unknown := sorted(set(value) - known):
         raise ValueError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    arguments = {key: _build(hints[key], item, f"{where}.{key}") for key, item in value.items()}
+    arguments = {key: build_value(hints[key], item, f"{where}.{key}") for key, item in value.items()}
     try:
         return kind(**arguments)
     except TypeError:
@@ -296,7 +305,8 @@ def _build_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, .
         kinds = (kinds[0],) * len(value)
     if len(value) != len(kinds):
         raise ValueError(f"{where}: found {len(value)} entries, expected {len(kinds)}")
-    return tuple(_build(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    pairs = enumerate(zip(kinds, value, strict=True))
+    return tuple(build_value(kind, item, f"{where}[{i}]") for i, (kind, item) in pairs)
 
 
 def _build_scalar(kind: type, value: Any, where: str) -> Any:

@@ -7,6 +7,7 @@ anterior, superior); the app's is (superior, posterior, left), see ``volume.Geom
 import gzip
 import logging
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ SIMPLEITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _CHUNK_BYTES = 4 * 2**20
 _LARGEST_DEFLATE_RATIO = 1032  # zlib's technical details: no stream expands further
 _SPACING_TOLERANCE = 1e-2  # relative; header fields are float32 and tools round them
+_LARGEST_EXTENT_MM = 20_000.0  # no patient is longer; a header that says so would make a grid without end
+_UNIT_MM = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; millimetre (2) and unknown (0) are taken as mm
 _GZIP_LEVEL = 2  # label maps: level 3 saves 2 % more and takes twice the time
 
 
@@ -39,14 +42,19 @@ def read_volume(path: Path) -> Volume:
         CaseError: the file cannot be read as one 3-D scan with a usable geometry.
     """
     try:
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             volume = _read_dicom(path)
+        elif not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise CaseError(f"{path}: a pipe, socket or device; expected a file with a scan. Remove it")
         elif path.name.lower().endswith(NIFTI_SUFFIXES):
             volume = _read_nifti(path)
         else:
-            volume = _read_with_simpleitk(path, [str(path)])
+            volume = _volume_from_image(_load_image(path, [str(path)]), path)
     except OSError as error:
-        raise CaseError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CaseError(
+            f"{path}: cannot be read ({error.strerror or error}); expected a scan. Check that it is there and readable"
+        ) from error
     except MemoryError as error:
         raise CaseError(f"{path}: the scan does not fit into memory; free some, or crop the scan") from error
     return _checked(volume, path)
@@ -140,7 +148,9 @@ def _open_nifti(path: Path) -> IO[bytes]:
     with path.open("rb") as stream:
         magic = stream.read(2)
     if magic != b"\x1f\x8b":
-        raise CaseError(f"{path}: not a gzip file (starts with {magic!r}); expected a compressed NIfTI scan")
+        raise CaseError(
+            f"{path}: not a gzip file (starts with {magic!r}); expected compressed NIfTI. Copy or rename it"
+        )
     opened: IO[bytes] = igzip.open(path, "rb")
     return opened
 
@@ -155,14 +165,16 @@ def _read_header(stream: IO[bytes], path: Path) -> Any:
     size = int.from_bytes(block[:4], "little")
     kind = kinds.get(size) or kinds.get(int.from_bytes(block[:4], "big"))
     if kind is None or len(block) < Nifti1Header.template_dtype.itemsize:
-        raise CaseError(f"{path}: not NIfTI (header size {size}, expected 348 or 540)")
+        raise CaseError(f"{path}: not NIfTI (header size {size}, expected 348 or 540). Copy it again or convert it")
     block += stream.read(kind.template_dtype.itemsize - len(block))
     if len(block) < kind.template_dtype.itemsize:
-        raise CaseError(f"{path}: the file ends within its header ({len(block)} bytes)")
+        raise CaseError(
+            f"{path}: the file ends within its header ({len(block)} bytes of {kind.sizeof_hdr}). Copy it again"
+        )
     header = kind(binaryblock=block, check=False)
     if bytes(header["magic"].tobytes())[:3] not in (b"n+1", b"n+2"):
         raise CaseError(
-            f"{path}: NIfTI magic is {header['magic'].tobytes()!r}; expected a single-file NIfTI (n+1, n+2)"
+            f"{path}: NIfTI magic is {header['magic'].tobytes()!r}; expected a single-file NIfTI (n+1, n+2). Convert it"
         )
     return header
 
@@ -172,7 +184,9 @@ def _shape_xyz(header: Any, path: Path) -> tuple[int, int, int]:
     shape = [int(length) for length in header["dim"][1 : count + 1]] if 1 <= count <= 7 else []
     text = "x".join(map(str, shape))
     if not shape or min(shape) < 1:
-        raise CaseError(f"{path}: dimensions {header['dim'].tolist()} are impossible; expected a 3-D scan")
+        raise CaseError(
+            f"{path}: dimensions {header['dim'].tolist()} are impossible; expected a 3-D scan. Repair the header"
+        )
     if len(shape) < 3:
         raise CaseError(f"{path}: {len(shape)}-D image {text}; expected 3-D. Stack the slices into one volume")
     if any(length != 1 for length in shape[3:]):
@@ -187,14 +201,16 @@ def _read_voxels(stream: IO[bytes], header: Any, shape_xyz: tuple[int, int, int]
     try:
         dtype = header.get_data_dtype()
     except KeyError as error:
-        raise CaseError(f"{path}: unknown NIfTI data type code {int(header['datatype'])}") from error
+        raise CaseError(
+            f"{path}: NIfTI data type code {int(header['datatype'])}; expected integers or real numbers. Convert it"
+        ) from error
     if dtype.kind not in "iuf":
-        raise CaseError(f"{path}: voxels of type {dtype}; expected real numbers (Hounsfield units)")
+        raise CaseError(f"{path}: voxels of type {dtype}; expected real numbers (Hounsfield units). Convert it")
     expected = int(np.prod(shape_xyz, dtype=object)) * dtype.itemsize
     offset = int(header["vox_offset"]) if np.isfinite(header["vox_offset"]) else 0
     read_so_far = header.template_dtype.itemsize
     if not read_so_far <= offset <= 2**30:
-        raise CaseError(f"{path}: voxels start at byte {header['vox_offset']}; expected one after the header")
+        raise CaseError(f"{path}: voxels start at byte {header['vox_offset']}, expected after the header. Repair it")
     most = file_size * (_LARGEST_DEFLATE_RATIO if path.name.lower().endswith(".gz") else 1)
     if expected > most:
         raise CaseError(
@@ -228,51 +244,60 @@ def _scaling(header: Any, path: Path) -> tuple[float, float]:
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
     if not np.isfinite(intercept):
-        raise CaseError(f"{path}: scl_inter is {intercept}; expected a number")
+        raise CaseError(f"{path}: scl_inter is {intercept}; expected a number. Repair the header")
     return slope, intercept
 
 
 def _affine(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     """(4x4 from voxel ijk to RAS mm, warnings): the sform if its code > 0, else the qform, else the zooms."""
-    zooms = header["pixdim"][1:4].astype(np.float64)
+    unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) % 8, 1.0)
+    zooms = header["pixdim"][1:4].astype(np.float64) * unit_mm
     if not np.all(np.isfinite(zooms)) or np.any(zooms <= 0):
         raise CaseError(
             f"{path}: voxel spacing {zooms.tolist()} mm; expected three positive numbers. Repair the header"
         )
     warnings = []
-    sform = header.get_sform() if int(header["sform_code"]) > 0 else None
-    qform = _qform(header, path) if int(header["qform_code"]) > 0 else None
+    if unit_mm != 1:
+        warnings.append(f"the header's lengths are not in mm; multiplied by {unit_mm:g}, spacing is {_text(zooms)} mm")
+    scale = np.diag([unit_mm, unit_mm, unit_mm, 1.0])
+    sform = scale @ header.get_sform() if int(header["sform_code"]) > 0 else None
+    qform = scale @ _qform(header) if int(header["qform_code"]) > 0 else None
     affine = sform if sform is not None else qform
     if affine is None:
         warnings.append("the header says nothing about orientation; the slices are taken to run from feet to head")
         affine = np.diag([-zooms[0], -zooms[1], zooms[2], 1.0])
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise CaseError(f"{path}: the affine {affine[:3].tolist()} is singular; expected three independent axes")
+        raise CaseError(
+            f"{path}: the affine {affine[:3].tolist()} is singular; expected three independent axes. Repair the header"
+        )
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if np.any(np.abs(lengths - zooms) > _SPACING_TOLERANCE * zooms):
         warnings.append(
             f"spacing is {_text(lengths)} mm in the affine and {_text(zooms)} mm in pixdim; the affine is used"
         )
-    if sform is not None and qform is not None and _disagree(sform, qform, header):
+    if sform is not None and qform is not None and not _agree(sform, qform, header):
         warnings.append("sform and qform disagree; the sform is used")
     return np.asarray(affine, dtype=np.float64), tuple(warnings)
 
 
-def _qform(header: Any, path: Path) -> npt.NDArray[np.float64]:
+def _qform(header: Any) -> npt.NDArray[np.float64]:
+    """The qform, NaN if it is not a rotation. A qfac (pixdim[0]) of 0 counts as 1, as the standard says."""
     from nibabel.spatialimages import HeaderDataError
 
+    header = header.copy()
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     try:
         return np.asarray(header.get_qform(), dtype=np.float64)
-    except (HeaderDataError, ValueError) as error:
-        raise CaseError(f"{path}: the qform is not a rotation ({error}). Repair the header") from error
+    except (HeaderDataError, ValueError):
+        return np.full((4, 4), np.nan)
 
 
-def _disagree(sform: Array, qform: Array, header: Any) -> bool:
-    """Whether the two put a corner of the grid more than half a voxel apart."""
+def _agree(sform: Array, qform: Array, header: Any) -> bool:
+    """Whether the two put every corner of the grid less than half a voxel apart; NaN agrees with nothing."""
     last = np.maximum(header["dim"][1:4].astype(np.float64) - 1, 1)
     corners = np.array([[i, j, k, 1.0] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])
     apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
-    return bool(apart > 0.5 * np.linalg.norm(sform[:3, :3], axis=0).min())
+    return bool(apart <= 0.5 * np.linalg.norm(sform[:3, :3], axis=0).min())
 
 
 def _label_header(volume: Volume) -> Any:
@@ -282,7 +307,7 @@ def _label_header(volume: Volume) -> Any:
 
     shape_xyz = volume.geometry.shape_zyx[::-1]
     if volume.nifti_header is None:
-        header = Nifti1Header()
+        header = Nifti1Header() if max(shape_xyz) < 2**15 else Nifti2Header()  # lengths are int16 in version 1
         affine = _ras_from_geometry(volume.geometry)
         header.set_data_shape(shape_xyz)
         header["pixdim"][1:4] = volume.geometry.spacing_zyx_mm[::-1]
@@ -341,22 +366,58 @@ def _ras_from_geometry(geometry: Geometry) -> npt.NDArray[np.float64]:
 def _read_dicom(folder: Path) -> Volume:
     import SimpleITK as sitk
 
+    files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise CaseError(f"{folder}: found {len(series)} DICOM series; expected one. Give each series its own folder")
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    return _read_with_simpleitk(folder, list(names))
+    names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    image = _load_image(folder, names)
+    warnings = _stack_warnings(image, names)
+    if len(names) < len(files):
+        warnings.append(f"{len(files) - len(names)} of {len(files)} files in the folder are not slices of its series")
+    return _volume_from_image(image, folder, tuple(warnings))
 
 
-def _read_with_simpleitk(path: Path, names: list[str]) -> Volume:
-    """The volume in one file or in the sorted slices of a DICOM series; geometry is LPS already."""
+def _stack_warnings(image: Any, names: list[str]) -> list[str]:
+    """Says so if slices lie more than half a voxel from where SimpleITK's even, upright stack has them."""
+    import SimpleITK as sitk
+
+    if image.GetDimension() != 3 or image.GetSize()[2] != len(names):
+        return []
+    reader = sitk.ImageFileReader()
+    apart_mm = []
+    for index, name in enumerate(names):
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        apart_mm.append(np.subtract(image.TransformIndexToPhysicalPoint((0, 0, index)), reader.GetOrigin()))
+    most_mm = float(np.linalg.norm(apart_mm, axis=1).max())
+    if most_mm <= 0.5 * min(image.GetSpacing()):
+        return []
+    return [f"slices lie up to {most_mm:.3g} mm from an even stack (missing slices or a tilted gantry); taken as even"]
+
+
+def _load_image(path: Path, names: list[str]) -> Any:
+    """SimpleITK's image of one file or of the sorted slices of a DICOM series."""
     import SimpleITK as sitk
 
     try:
-        image = sitk.ReadImage(names[0] if len(names) == 1 else names)
+        str(path).encode()
+    except UnicodeEncodeError as error:  # SimpleITK would end the process
+        raise CaseError(f"{path}: the name is not UTF-8; SimpleITK cannot read it. Rename it") from error
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log; see _stack_warnings
+    try:
+        return sitk.ReadImage(names[0] if len(names) == 1 else names)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CaseError(f"{path}: SimpleITK cannot read it ({reason})") from error
+        lines = str(error).strip().splitlines()
+        raise CaseError(
+            f"{path}: SimpleITK cannot read it ({' '.join(lines[1:] or lines)}); expected a 3-D scan. Copy it again"
+        ) from error
+
+
+def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -> Volume:
+    """The volume in a SimpleITK image, whose geometry is LPS already."""
+    import SimpleITK as sitk
+
     size = image.GetSize()
     if image.GetDimension() == 4 and size[3] == 1:
         image = image[:, :, :, 0]
@@ -368,7 +429,7 @@ def _read_with_simpleitk(path: Path, names: list[str]) -> Volume:
         )
     voxels = sitk.GetArrayFromImage(image)
     if voxels.dtype.kind not in "iuf":
-        raise CaseError(f"{path}: voxels of type {voxels.dtype}; expected real numbers (Hounsfield units)")
+        raise CaseError(f"{path}: voxels of type {voxels.dtype}; expected real numbers (Hounsfield units). Convert it")
     depth, height, width = voxels.shape
     direction_xyz = np.asarray(image.GetDirection()).reshape(3, 3)
     geometry = Geometry(
@@ -377,7 +438,7 @@ def _read_with_simpleitk(path: Path, names: list[str]) -> Volume:
         direction=as_matrix(direction_xyz[::-1, ::-1]),
         origin_zyx_mm=as_vector(image.GetOrigin()[::-1]),
     )
-    return Volume(voxels=voxels, geometry=geometry)
+    return Volume(voxels=voxels, geometry=geometry, warnings=warnings)
 
 
 # --- checks common to all formats -------------------------------------------------------------------------
@@ -387,12 +448,19 @@ def _checked(volume: Volume, path: Path) -> Volume:
     """The volume with finite voxels and a usable spacing, or an error."""
     spacing = volume.geometry.spacing_zyx_mm
     if not all(np.isfinite(length) and length > 0 for length in spacing):
-        raise CaseError(f"{path}: voxel spacing {_text(spacing)} mm (z, y, x); expected three positive numbers")
+        raise CaseError(
+            f"{path}: voxel spacing {_text(spacing)} mm (z, y, x); expected three positive numbers. Repair it"
+        )
+    extent = np.multiply(spacing, volume.geometry.shape_zyx)
+    if np.any(extent > _LARGEST_EXTENT_MM):
+        raise CaseError(
+            f"{path}: the scan is {_text(extent)} mm (z, y, x) large; expected a patient. Repair its spacing or unit"
+        )
     warnings = list(volume.warnings)
     if volume.voxels.dtype.kind == "f":
         replaced = _replace_not_finite(volume)
         if replaced == volume.voxels.size:
-            raise CaseError(f"{path}: every voxel is NaN or infinite; expected Hounsfield units")
+            raise CaseError(f"{path}: every voxel is NaN or infinite; expected Hounsfield units. Export it again")
         if replaced:
             warnings.append(f"{replaced} voxels are NaN or infinite; taken as air")
     if min(volume.geometry.shape_zyx) == 1:
@@ -408,11 +476,12 @@ def _checked(volume: Volume, path: Path) -> Volume:
 
 
 def _replace_not_finite(volume: Volume) -> int:
-    """Sets NaN and infinite voxels to air, in place and slice by slice; returns how many there were."""
+    """Sets voxels that are NaN or infinite in float32 to air, in place and slice by slice; returns how many."""
     air = (AIR_HU - volume.intercept) / volume.slope
     replaced = 0
     for plane in volume.voxels:
-        bad = ~np.isfinite(plane)
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = ~np.isfinite(plane.astype(np.float32, copy=False))
         if count := int(np.count_nonzero(bad)):
             plane[bad] = air
             replaced += count

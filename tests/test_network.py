@@ -43,5 +43,7 @@ def test_residual_adds_the_first_block_of_a_stage() -> None:
     residual = UNet(NetworkPlan(**{**plan.__dict__, "residual": True}), 3)
     residual.load_state_dict(plain.state_dict())
     image = torch.randn(1, 1, 8, 8)
-    first, second = plain.enc[0]
+    stage = plain.enc[0]
+    assert isinstance(stage, torch.nn.ModuleList)
+    first, second = stage
     torch.testing.assert_close(residual.enc[0](image), second(first(image)) + first(image))
