@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from app.backends import create_predictor
 from app.bundle import load_bundle
@@ -38,6 +39,17 @@ def random_bundle(folder: Path, plan: Plan) -> Path:
     weights = {name: value.numpy() for name, value in build_network(plan.network, plan.classes).state_dict().items()}
     write_bundle(folder, plan, weights, "random weights")
     return folder
+
+
+def test_weights_in_channels_last_order_are_written_in_their_logical_order(tmp_path: Path) -> None:
+    plan = plan_of(SOLID, (8, 16, 24))
+    network = build_network(plan.network, plan.classes)
+    expected = {name: value.half().float() for name, value in network.state_dict().items()}
+    last = {n: v.to(memory_format=torch.channels_last_3d) if v.ndim == 5 else v for n, v in expected.items()}
+    write_bundle(tmp_path / "bundle", plan, {name: value.numpy() for name, value in last.items()}, "card")
+    found = load_file(tmp_path / "bundle" / "network.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].float(), value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("residual", "siblings"), [(False, 1), (True, 1), (False, 2)])

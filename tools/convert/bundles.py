@@ -19,7 +19,8 @@ def write_bundle(folder: Path, plan: Plan, weights: Weights, model_card: str) ->
     Rounding weights to float16 halves the files; both files hold the same rounded values.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rounded = {name: np.asarray(value, dtype=np.float16) for name, value in weights.items()}
+    # Contiguous, since safetensors writes memory as it lies: channels-last weights of a training would be scrambled.
+    rounded = {name: np.ascontiguousarray(value, dtype=np.float16) for name, value in weights.items()}
     (folder / PLAN_FILE).write_text(json.dumps(asdict(plan), indent=1) + "\n")
     (folder / SAFETENSORS_FILE).write_bytes(save(rounded))
     (folder / ONNX_FILE).write_bytes(build_onnx(plan, rounded))
