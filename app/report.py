@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from app import __version__
+from app.atomic_files import atomic_file
 from app.volume import Shape, Vector
-from app.volume_io import atomic_file
 
 logger = logging.getLogger(__name__)
 

@@ -63,3 +63,8 @@ class Volume:
     intercept: float = 0.0
     nifti_header: bytes | None = None
     warnings: tuple[str, ...] = ()
+
+
+def as_text(lengths: npt.ArrayLike) -> str:
+    """Lengths for a message: "2.5 x 0.7031 x 0.7031"."""
+    return " x ".join(f"{length:.4g}" for length in np.asarray(lengths, dtype=np.float64))

@@ -1,37 +1,25 @@
-"""Reading scans and writing label maps: the only file that knows xyz order, RAS affines and file formats.
+"""Reading scans and writing label maps, whatever the format: the door between files and arrays.
 
-A NIfTI file stores x fastest, so its buffer read in C order is already (z, y, x). NIfTI's world is (right,
-anterior, superior); the app's is (superior, posterior, left), see ``volume.Geometry``.
+Behind it ``nifti`` and ``simpleitk_formats`` know formats, xyz order and RAS affines; nothing else does.
 """
 
-import gzip
-import logging
-import os
 import stat
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
-from isal import igzip, igzip_lib
+from isal import igzip
 
-from app.errors import CaseError, FolderError
-from app.orientation import as_matrix, as_vector
-from app.volume import AIR_HU, Array, Geometry, LabelArray, Volume
-
-logger = logging.getLogger(__name__)
+from app.atomic_files import atomic_file
+from app.errors import CaseError
+from app.nifti import label_header, read_nifti, write_nifti
+from app.simpleitk_formats import read_dicom, read_with_simpleitk
+from app.volume import AIR_HU, LabelArray, Volume, as_text
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SIMPLEITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
-_CHUNK_BYTES = 4 * 2**20
-_LARGEST_DEFLATE_RATIO = 1032  # zlib's technical details: no stream expands further
-_SPACING_TOLERANCE = 1e-2  # relative; header fields are float32 and tools round them
 _LARGEST_EXTENT_MM = 20_000.0  # no patient is longer; a header that says so would make a grid without end
-_UNIT_MM = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; millimetre (2) and unknown (0) are taken as mm
 _GZIP_LEVEL = 2  # label maps: level 3 saves 2 % more and takes twice the time
 
 
@@ -44,13 +32,13 @@ def read_volume(path: Path) -> Volume:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            volume = _read_dicom(path)
+            volume = read_dicom(path)
         elif not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise CaseError(f"{path}: a pipe, socket or device; expected a file with a scan. Remove it")
         elif path.name.lower().endswith(NIFTI_SUFFIXES):
-            volume = _read_nifti(path)
+            volume = read_nifti(path)
         else:
-            volume = _volume_from_image(_load_image(path, [str(path)]), path)
+            volume = read_with_simpleitk(path)
     except OSError as error:
         raise CaseError(
             f"{path}: cannot be read ({error.strerror or error}); expected a scan. Check that it is there and readable"
@@ -72,376 +60,13 @@ def write_label_map(path: Path, label_map: LabelArray, volume: Volume) -> None:
     """
     if label_map.shape != volume.geometry.shape_zyx:
         raise ValueError(f"label map {label_map.shape} on a grid of {volume.geometry.shape_zyx}")
-    header = _label_header(volume)
+    header = label_header(volume)
     with atomic_file(path) as stream:
         if path.name.endswith(".gz"):
             with igzip.IGzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=stream, mtime=0) as packed:
-                _write_nifti(packed, header, label_map)
+                write_nifti(packed, header, label_map)
         else:
-            _write_nifti(stream, header, label_map)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary stream whose content appears under ``path`` when the block ends well, and never otherwise.
-
-    Raises:
-        FolderError: the folder cannot be written or the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        try:
-            with partial.open("wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise FolderError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose another output folder"
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# --- NIfTI -----------------------------------------------------------------------------------------------
-
-
-def _read_nifti(path: Path) -> Volume:
-    size = path.stat().st_size
-    if size == 0:
-        raise CaseError(f"{path}: empty file; expected a NIfTI scan. Copy it again")
-    try:
-        with _open_nifti(path) as stream:
-            header = _read_header(stream, path)
-            shape_xyz = _shape_xyz(header, path)
-            voxels = _read_voxels(stream, header, shape_xyz, path, size)
-    except (EOFError, zlib.error, igzip_lib.IsalError, gzip.BadGzipFile) as error:  # type: ignore[misc]  # isal's stub
-        raise CaseError(
-            f"{path}: damaged gzip stream ({error}); the file is truncated or altered. Copy it again"
-        ) from error
-    affine, warnings = _affine(header, path)
-    geometry = _geometry_from_ras(affine, voxels.shape)
-    slope, intercept = _scaling(header, path)
-    return Volume(
-        voxels=voxels,
-        geometry=geometry,
-        slope=slope,
-        intercept=intercept,
-        nifti_header=header.binaryblock,
-        warnings=warnings,
-    )
-
-
-def _open_nifti(path: Path) -> IO[bytes]:
-    if not path.name.lower().endswith(".gz"):
-        return path.open("rb")
-    with path.open("rb") as stream:
-        magic = stream.read(2)
-    if magic != b"\x1f\x8b":
-        raise CaseError(
-            f"{path}: not a gzip file (starts with {magic!r}); expected compressed NIfTI. Copy or rename it"
-        )
-    opened: IO[bytes] = igzip.open(path, "rb")
-    return opened
-
-
-def _read_header(stream: IO[bytes], path: Path) -> Any:
-    """nibabel's header object, version 1 or 2, unrepaired."""
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
-    block = stream.read(Nifti1Header.template_dtype.itemsize)
-    kinds = {348: Nifti1Header, 540: Nifti2Header}
-    size = int.from_bytes(block[:4], "little")
-    kind = kinds.get(size) or kinds.get(int.from_bytes(block[:4], "big"))
-    if kind is None or len(block) < Nifti1Header.template_dtype.itemsize:
-        raise CaseError(f"{path}: not NIfTI (header size {size}, expected 348 or 540). Copy it again or convert it")
-    block += stream.read(kind.template_dtype.itemsize - len(block))
-    if len(block) < kind.template_dtype.itemsize:
-        raise CaseError(
-            f"{path}: the file ends within its header ({len(block)} bytes of {kind.sizeof_hdr}). Copy it again"
-        )
-    header = kind(binaryblock=block, check=False)
-    if bytes(header["magic"].tobytes())[:3] not in (b"n+1", b"n+2"):
-        raise CaseError(
-            f"{path}: NIfTI magic is {header['magic'].tobytes()!r}; expected a single-file NIfTI (n+1, n+2). Convert it"
-        )
-    return header
-
-
-def _shape_xyz(header: Any, path: Path) -> tuple[int, int, int]:
-    count = int(header["dim"][0])
-    shape = [int(length) for length in header["dim"][1 : count + 1]] if 1 <= count <= 7 else []
-    text = "x".join(map(str, shape))
-    if not shape or min(shape) < 1:
-        raise CaseError(
-            f"{path}: dimensions {header['dim'].tolist()} are impossible; expected a 3-D scan. Repair the header"
-        )
-    if len(shape) < 3:
-        raise CaseError(f"{path}: {len(shape)}-D image {text}; expected 3-D. Stack the slices into one volume")
-    if any(length != 1 for length in shape[3:]):
-        raise CaseError(
-            f"{path}: {len(shape)}-D image {text}; expected 3-D. Split the channels or time points into files"
-        )
-    return (shape[0], shape[1], shape[2])
-
-
-def _read_voxels(stream: IO[bytes], header: Any, shape_xyz: tuple[int, int, int], path: Path, file_size: int) -> Array:
-    """(z, y, x) in the file's type, read straight into its final place."""
-    try:
-        dtype = header.get_data_dtype()
-    except KeyError as error:
-        raise CaseError(
-            f"{path}: NIfTI data type code {int(header['datatype'])}; expected integers or real numbers. Convert it"
-        ) from error
-    if dtype.kind not in "iuf":
-        raise CaseError(f"{path}: voxels of type {dtype}; expected real numbers (Hounsfield units). Convert it")
-    expected = int(np.prod(shape_xyz, dtype=object)) * dtype.itemsize
-    offset = int(header["vox_offset"]) if np.isfinite(header["vox_offset"]) else 0
-    read_so_far = header.template_dtype.itemsize
-    if not read_so_far <= offset <= 2**30:
-        raise CaseError(f"{path}: voxels start at byte {header['vox_offset']}, expected after the header. Repair it")
-    most = file_size * (_LARGEST_DEFLATE_RATIO if path.name.lower().endswith(".gz") else 1)
-    if expected > most:
-        raise CaseError(
-            f"{path}: header promises {'x'.join(map(str, shape_xyz))} voxels ({expected} bytes), "
-            f"the file of {file_size} bytes cannot hold more than {most}. Copy it again"
-        )
-    _skip(stream, offset - read_so_far)
-    voxels = np.empty(shape_xyz[::-1], dtype=dtype)
-    raw = voxels.reshape(-1).view(np.uint8)
-    done = 0
-    while done < expected and (chunk := stream.read(min(_CHUNK_BYTES, expected - done))):
-        raw[done : done + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
-        done += len(chunk)
-    if done < expected:
-        raise CaseError(
-            f"{path}: found {done} bytes of voxels, expected {expected}; the file is truncated. Copy it again"
-        )
-    stream.read(1)  # at the end of a gzip stream this checks its CRC
-    native: Array = voxels.astype(dtype.newbyteorder("="), copy=False)
-    return native
-
-
-def _skip(stream: IO[bytes], count: int) -> None:
-    while count > 0 and (chunk := stream.read(min(_CHUNK_BYTES, count))):
-        count -= len(chunk)
-
-
-def _scaling(header: Any, path: Path) -> tuple[float, float]:
-    """(slope, intercept); a slope of 0 or NaN means none, as the standard says."""
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not np.isfinite(slope):
-        return 1.0, 0.0
-    if not np.isfinite(intercept):
-        raise CaseError(f"{path}: scl_inter is {intercept}; expected a number. Repair the header")
-    return slope, intercept
-
-
-def _affine(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """(4x4 from voxel ijk to RAS mm, warnings): the sform if its code > 0, else the qform, else the zooms."""
-    unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) % 8, 1.0)
-    zooms = header["pixdim"][1:4].astype(np.float64) * unit_mm
-    if not np.all(np.isfinite(zooms)) or np.any(zooms <= 0):
-        raise CaseError(
-            f"{path}: voxel spacing {zooms.tolist()} mm; expected three positive numbers. Repair the header"
-        )
-    warnings = []
-    if unit_mm != 1:
-        warnings.append(f"the header's lengths are not in mm; multiplied by {unit_mm:g}, spacing is {_text(zooms)} mm")
-    scale = np.diag([unit_mm, unit_mm, unit_mm, 1.0])
-    sform = scale @ header.get_sform() if int(header["sform_code"]) > 0 else None
-    qform = scale @ _qform(header) if int(header["qform_code"]) > 0 else None
-    affine = sform if sform is not None else qform
-    if affine is None:
-        warnings.append("the header says nothing about orientation; the slices are taken to run from feet to head")
-        affine = np.diag([-zooms[0], -zooms[1], zooms[2], 1.0])
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise CaseError(
-            f"{path}: the affine {affine[:3].tolist()} is singular; expected three independent axes. Repair the header"
-        )
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.any(np.abs(lengths - zooms) > _SPACING_TOLERANCE * zooms):
-        warnings.append(
-            f"spacing is {_text(lengths)} mm in the affine and {_text(zooms)} mm in pixdim; the affine is used"
-        )
-    if sform is not None and qform is not None and not _agree(sform, qform, header):
-        warnings.append("sform and qform disagree; the sform is used")
-    return np.asarray(affine, dtype=np.float64), tuple(warnings)
-
-
-def _qform(header: Any) -> npt.NDArray[np.float64]:
-    """The qform, NaN if it is not a rotation. A qfac (pixdim[0]) of 0 counts as 1, as the standard says."""
-    from nibabel.spatialimages import HeaderDataError
-
-    header = header.copy()
-    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
-    except (HeaderDataError, ValueError):
-        return np.full((4, 4), np.nan)
-
-
-def _agree(sform: Array, qform: Array, header: Any) -> bool:
-    """Whether the two put every corner of the grid less than half a voxel apart; NaN agrees with nothing."""
-    last = np.maximum(header["dim"][1:4].astype(np.float64) - 1, 1)
-    corners = np.array([[i, j, k, 1.0] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])
-    apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
-    return bool(apart <= 0.5 * np.linalg.norm(sform[:3, :3], axis=0).min())
-
-
-def _label_header(volume: Volume) -> Any:
-    """nibabel's header of the label map: the scan's own without its text, or a new one from the geometry."""
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
-    shape_xyz = volume.geometry.shape_zyx[::-1]
-    if volume.nifti_header is None:
-        header = Nifti1Header() if max(shape_xyz) < 2**15 else Nifti2Header()  # lengths are int16 in version 1
-        affine = _ras_from_geometry(volume.geometry)
-        header.set_data_shape(shape_xyz)
-        header["pixdim"][1:4] = volume.geometry.spacing_zyx_mm[::-1]
-        header.set_xyzt_units("mm")
-        header.set_sform(affine, code=1)
-        header.set_qform(affine, code=1)
-    else:
-        kind = Nifti1Header if len(volume.nifti_header) == Nifti1Header.template_dtype.itemsize else Nifti2Header
-        header = kind(binaryblock=volume.nifti_header, check=False).as_byteswapped("<")
-        header.set_data_shape(shape_xyz)
-        for text in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
-            if text in header:
-                header[text] = b""
-        for value in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
-            header[value] = 0
-    header.set_data_dtype(np.uint8)
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["vox_offset"] = header.template_dtype.itemsize + 4
-    return header
-
-
-def _write_nifti(stream: IO[bytes], header: Any, label_map: LabelArray) -> None:
-    stream.write(header.binaryblock)
-    stream.write(b"\0\0\0\0")  # no extensions
-    for plane in label_map:
-        stream.write(np.ascontiguousarray(plane).tobytes())
-
-
-def _geometry_from_ras(affine: npt.NDArray[np.float64], shape_zyx: tuple[int, ...]) -> Geometry:
-    """Rows (right, anterior, superior) and columns (i, j, k) -> rows (superior, posterior, left) and (k, j, i)."""
-    ras_to_spl = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
-    edges = ras_to_spl @ affine[:3, 2::-1]
-    spacing = np.linalg.norm(edges, axis=0)
-    depth, height, width = shape_zyx
-    return Geometry(
-        shape_zyx=(depth, height, width),
-        spacing_zyx_mm=as_vector(spacing),
-        direction=as_matrix(edges / spacing),
-        origin_zyx_mm=as_vector(ras_to_spl @ affine[:3, 3]),
-    )
-
-
-def _ras_from_geometry(geometry: Geometry) -> npt.NDArray[np.float64]:
-    """The inverse of ``_geometry_from_ras``."""
-    spl_to_ras = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
-    affine = np.eye(4)
-    edges = np.asarray(geometry.direction) * np.asarray(geometry.spacing_zyx_mm)
-    affine[:3, :3] = (spl_to_ras @ edges)[:, ::-1]
-    affine[:3, 3] = spl_to_ras @ np.asarray(geometry.origin_zyx_mm)
-    return affine
-
-
-# --- everything else, through SimpleITK -------------------------------------------------------------------
-
-
-def _read_dicom(folder: Path) -> Volume:
-    import SimpleITK as sitk
-
-    files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise CaseError(f"{folder}: found {len(series)} DICOM series; expected one. Give each series its own folder")
-    names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    image = _load_image(folder, names)
-    warnings = _stack_warnings(image, names)
-    if len(names) < len(files):
-        warnings.append(f"{len(files) - len(names)} of {len(files)} files in the folder are not slices of its series")
-    return _volume_from_image(image, folder, tuple(warnings))
-
-
-def _stack_warnings(image: Any, names: list[str]) -> list[str]:
-    """Says so if slices lie more than half a voxel from where SimpleITK's even, upright stack has them."""
-    import SimpleITK as sitk
-
-    if image.GetDimension() != 3 or image.GetSize()[2] != len(names):
-        return []
-    reader = sitk.ImageFileReader()
-    apart_mm = []
-    for index, name in enumerate(names):
-        reader.SetFileName(name)
-        reader.ReadImageInformation()
-        apart_mm.append(np.subtract(image.TransformIndexToPhysicalPoint((0, 0, index)), reader.GetOrigin()))
-    most_mm = float(np.linalg.norm(apart_mm, axis=1).max())
-    if most_mm <= 0.5 * min(image.GetSpacing()):
-        return []
-    return [f"slices lie up to {most_mm:.3g} mm from an even stack (missing slices or a tilted gantry); taken as even"]
-
-
-def _load_image(path: Path, names: list[str]) -> Any:
-    """SimpleITK's image of one file or of the sorted slices of a DICOM series."""
-    import SimpleITK as sitk
-
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:  # SimpleITK would end the process
-        raise CaseError(f"{path}: the name is not UTF-8; SimpleITK cannot read it. Rename it") from error
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log; see _stack_warnings
-    try:
-        return sitk.ReadImage(names[0] if len(names) == 1 else names)
-    except RuntimeError as error:
-        lines = str(error).strip().splitlines()
-        raise CaseError(
-            f"{path}: SimpleITK cannot read it ({' '.join(lines[1:] or lines)}); expected a 3-D scan. Copy it again"
-        ) from error
-
-
-def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -> Volume:
-    """The volume in a SimpleITK image, whose geometry is LPS already."""
-    import SimpleITK as sitk
-
-    size = image.GetSize()
-    if image.GetDimension() == 4 and size[3] == 1:
-        image = image[:, :, :, 0]
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        text = "x".join(map(str, size))
-        raise CaseError(
-            f"{path}: {image.GetDimension()}-D image {text} with {image.GetNumberOfComponentsPerPixel()} components; "
-            "expected 3-D with one. Split it into files"
-        )
-    voxels = sitk.GetArrayFromImage(image)
-    if voxels.dtype.kind not in "iuf":
-        raise CaseError(f"{path}: voxels of type {voxels.dtype}; expected real numbers (Hounsfield units). Convert it")
-    depth, height, width = voxels.shape
-    direction_xyz = np.asarray(image.GetDirection()).reshape(3, 3)
-    geometry = Geometry(
-        shape_zyx=(depth, height, width),
-        spacing_zyx_mm=as_vector(image.GetSpacing()[::-1]),
-        direction=as_matrix(direction_xyz[::-1, ::-1]),
-        origin_zyx_mm=as_vector(image.GetOrigin()[::-1]),
-    )
-    return Volume(voxels=voxels, geometry=geometry, warnings=warnings)
-
-
-# --- checks common to all formats -------------------------------------------------------------------------
+            write_nifti(stream, header, label_map)
 
 
 def _checked(volume: Volume, path: Path) -> Volume:
@@ -449,12 +74,12 @@ def _checked(volume: Volume, path: Path) -> Volume:
     spacing = volume.geometry.spacing_zyx_mm
     if not all(np.isfinite(length) and length > 0 for length in spacing):
         raise CaseError(
-            f"{path}: voxel spacing {_text(spacing)} mm (z, y, x); expected three positive numbers. Repair it"
+            f"{path}: voxel spacing {as_text(spacing)} mm (z, y, x); expected three positive numbers. Repair it"
         )
     extent = np.multiply(spacing, volume.geometry.shape_zyx)
     if np.any(extent > _LARGEST_EXTENT_MM):
         raise CaseError(
-            f"{path}: the scan is {_text(extent)} mm (z, y, x) large; expected a patient. Repair its spacing or unit"
+            f"{path}: the scan is {as_text(extent)} mm (z, y, x) large; expected a patient. Repair its spacing or unit"
         )
     warnings = list(volume.warnings)
     if volume.voxels.dtype.kind == "f":
@@ -465,14 +90,7 @@ def _checked(volume: Volume, path: Path) -> Volume:
             warnings.append(f"{replaced} voxels are NaN or infinite; taken as air")
     if min(volume.geometry.shape_zyx) == 1:
         warnings.append("the scan is a single slice; a network that looks at volumes sees little of it")
-    return Volume(
-        voxels=volume.voxels,
-        geometry=volume.geometry,
-        slope=volume.slope,
-        intercept=volume.intercept,
-        nifti_header=volume.nifti_header,
-        warnings=tuple(warnings),
-    )
+    return replace(volume, warnings=tuple(warnings))
 
 
 def _replace_not_finite(volume: Volume) -> int:
@@ -486,7 +104,3 @@ def _replace_not_finite(volume: Volume) -> int:
             plane[bad] = air
             replaced += count
     return replaced
-
-
-def _text(lengths: npt.ArrayLike) -> str:
-    return " x ".join(f"{length:.4g}" for length in np.asarray(lengths, dtype=np.float64))

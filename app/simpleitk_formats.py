@@ -1,0 +1,102 @@
+"""MetaImage, NRRD and DICOM series, through SimpleITK, which is imported only when one of them is read."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.errors import CaseError
+from app.orientation import as_matrix, as_vector
+from app.volume import Geometry, Volume
+
+
+def read_with_simpleitk(path: Path) -> Volume:
+    """The scan in a MetaImage or NRRD file.
+
+    Raises:
+        CaseError: SimpleITK cannot read it, or it is not a 3-D scan of real numbers.
+    """
+    return _volume_from_image(_load_image(path, [str(path)]), path)
+
+
+def read_dicom(folder: Path) -> Volume:
+    """The scan in a folder with one DICOM series.
+
+    Raises:
+        CaseError: there is not exactly one series, or SimpleITK cannot read it.
+    """
+    import SimpleITK as sitk
+
+    files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise CaseError(f"{folder}: found {len(series)} DICOM series; expected one. Give each series its own folder")
+    names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    image = _load_image(folder, names)
+    warnings = _stack_warnings(image, names)
+    if len(names) < len(files):
+        warnings.append(f"{len(files) - len(names)} of {len(files)} files in the folder are not slices of its series")
+    return _volume_from_image(image, folder, tuple(warnings))
+
+
+def _stack_warnings(image: Any, names: list[str]) -> list[str]:
+    """Says so if slices lie more than half a voxel from where SimpleITK's even, upright stack has them."""
+    import SimpleITK as sitk
+
+    if image.GetDimension() != 3 or image.GetSize()[2] != len(names):
+        return []
+    reader = sitk.ImageFileReader()
+    apart_mm = []
+    for index, name in enumerate(names):
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        apart_mm.append(np.subtract(image.TransformIndexToPhysicalPoint((0, 0, index)), reader.GetOrigin()))
+    most_mm = float(np.linalg.norm(apart_mm, axis=1).max())
+    if most_mm <= 0.5 * min(image.GetSpacing()):
+        return []
+    return [f"slices lie up to {most_mm:.3g} mm from an even stack (missing slices or a tilted gantry); taken as even"]
+
+
+def _load_image(path: Path, names: list[str]) -> Any:
+    """SimpleITK's image of one file or of the sorted slices of a DICOM series."""
+    import SimpleITK as sitk
+
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # SimpleITK would end the process
+        raise CaseError(f"{path}: the name is not UTF-8; SimpleITK cannot read it. Rename it") from error
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log; see _stack_warnings
+    try:
+        return sitk.ReadImage(names[0] if len(names) == 1 else names)
+    except RuntimeError as error:
+        lines = str(error).strip().splitlines()
+        raise CaseError(
+            f"{path}: SimpleITK cannot read it ({' '.join(lines[1:] or lines)}); expected a 3-D scan. Copy it again"
+        ) from error
+
+
+def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -> Volume:
+    """The volume in a SimpleITK image, whose geometry is LPS already."""
+    import SimpleITK as sitk
+
+    size = image.GetSize()
+    if image.GetDimension() == 4 and size[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        text = "x".join(map(str, size))
+        raise CaseError(
+            f"{path}: {image.GetDimension()}-D image {text} with {image.GetNumberOfComponentsPerPixel()} components; "
+            "expected 3-D with one. Split it into files"
+        )
+    voxels = sitk.GetArrayFromImage(image)
+    if voxels.dtype.kind not in "iuf":
+        raise CaseError(f"{path}: voxels of type {voxels.dtype}; expected real numbers (Hounsfield units). Convert it")
+    depth, height, width = voxels.shape
+    direction_xyz = np.asarray(image.GetDirection()).reshape(3, 3)
+    geometry = Geometry(
+        shape_zyx=(depth, height, width),
+        spacing_zyx_mm=as_vector(image.GetSpacing()[::-1]),
+        direction=as_matrix(direction_xyz[::-1, ::-1]),
+        origin_zyx_mm=as_vector(image.GetOrigin()[::-1]),
+    )
+    return Volume(voxels=voxels, geometry=geometry, warnings=warnings)
