@@ -33,8 +33,9 @@ setup: .venv/.tests  ## make .venv with all that the tests need (PyTorch is the 
 	$(PIP) install --quiet -r tools/requirements.txt
 	touch $@
 
-.venv/.tests: .venv/.demo tests/requirements.txt
+.venv/.tests: .venv/.demo tests/requirements.txt tools/requirements-train.txt tools/requirements-train-no-deps.txt
 	$(PIP) install --quiet $(PIP_INDEX) -r tests/requirements.txt
+	$(PIP) install --quiet --no-deps -r tools/requirements-train-no-deps.txt
 	touch $@
 
 lint: setup  ## ruff: lint and format

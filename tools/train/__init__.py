@@ -1,0 +1,1 @@
+"""Training: from raw scans to a bundle that the app can run."""
