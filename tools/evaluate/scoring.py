@@ -1,0 +1,100 @@
+"""Scoring cases from files: read, check the grids, score by both rules; in this process or in several."""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+
+from app.errors import CaseError
+from app.orientation import cranio_caudal_axis
+from tools.evaluate.cases import CasePair
+from tools.evaluate.flare import CORRECTED, OFFICIAL, Score, score_pair
+from tools.evaluate.geometry import describe_difference
+from tools.evaluate.label_maps import LabelMap, read_label_map
+from tools.evaluate.metrics import LabelPair
+
+Scores = dict[str, Score]
+"""By organ name."""
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """What came of one case.
+
+    Attributes:
+        error: why it could not be scored; then it has no scores.
+        warnings: about the files.
+        scores: by name of the rules.
+    """
+
+    pair: CasePair
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    scores: dict[str, Scores] = field(default_factory=dict)
+
+
+def score_files(pair: CasePair, ignore_geometry: bool = False) -> CaseScores:
+    """The scores of one case, whichever way it goes: its error is part of the result.
+
+    Args:
+        pair: the case.
+        ignore_geometry: compare the arrays as they are stored, as the organisers do; shapes must still be equal.
+    """
+    try:
+        if pair.refusal:
+            raise CaseError(pair.refusal)
+        reference = read_label_map(pair.reference, OFFICIAL.largest_label)
+        prediction = read_label_map(pair.prediction, OFFICIAL.largest_label)
+        _check_geometry(pair, prediction, reference, ignore_geometry)
+        labels = LabelPair(prediction.labels, reference.labels, OFFICIAL.largest_label)
+        scores = {
+            str(OFFICIAL.name): score_pair(labels, reference.pixdim_zyx_mm, OFFICIAL),
+            str(CORRECTED.name): score_pair(
+                labels, reference.geometry.spacing_zyx_mm, CORRECTED, cranio_caudal_axis(reference.geometry)
+            ),
+        }
+    except CaseError as error:
+        return CaseScores(pair, error=str(error))
+    except MemoryError:
+        return CaseScores(pair, error=f"{pair.prediction}: not enough memory to score it; use fewer --workers")
+    return CaseScores(pair, warnings=(*prediction.warnings, *reference.warnings), scores=scores)
+
+
+def score_all(pairs: Sequence[CasePair], ignore_geometry: bool = False, workers: int = 1) -> Iterator[CaseScores]:
+    """The results of all cases as they come; with several workers the order is not that of ``pairs``."""
+    score = partial(score_files, ignore_geometry=ignore_geometry)
+    if workers == 1:
+        yield from map(score, pairs)
+        return
+    # Spawned, since a fork copies the locks of other threads (numpy's BLAS has some) in whatever state they are.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(pairs)), mp_context=spawn)
+    try:
+        futures = {pool.submit(score, pair): pair for pair in pairs}
+        for future in as_completed(futures):
+            yield _result(future, futures[future])
+    finally:  # also when the user interrupts: cases that have not begun must not
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[CaseScores], pair: CasePair) -> CaseScores:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        reason = "a worker process was killed, most likely for want of memory; use fewer --workers"
+        return CaseScores(pair, error=f"{pair.prediction}: not scored: {reason}")
+
+
+def _check_geometry(pair: CasePair, prediction: LabelMap, reference: LabelMap, ignore_geometry: bool) -> None:
+    same_shape = prediction.labels.shape == reference.labels.shape
+    if ignore_geometry and same_shape:
+        return
+    difference = describe_difference(prediction.geometry, reference.geometry)
+    if difference is None:
+        return
+    advice = "Write the prediction on the reference's grid"
+    if same_shape:
+        advice += ", or compare the stored arrays as they are with --ignore-geometry"
+    raise CaseError(f"{pair.prediction}: not on the grid of {pair.reference}: {difference}. {advice}")
