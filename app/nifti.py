@@ -170,9 +170,7 @@ def _affine(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], tuple[str
         )
     warnings = []
     if unit_mm != 1:
-        warnings.append(
-            f"the header's lengths are not in mm; times {unit_mm:g}, spacing is {as_text(zooms)} mm"
-        )
+        warnings.append(f"the header's lengths are not in mm; times {unit_mm:g}, spacing is {as_text(zooms)} mm")
     scale = np.diag([unit_mm, unit_mm, unit_mm, 1.0])
     sform = scale @ header.get_sform() if int(header["sform_code"]) > 0 else None
     qform = scale @ _qform(header) if int(header["qform_code"]) > 0 else None

@@ -1,0 +1,67 @@
+"""Pictures of a training's log: losses, schedule, agreement of the siblings, DSC per organ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from app.errors import AppError
+from tools.train.fit import LOG_FILE
+
+CURVES_FILE = "curves.png"
+
+
+def read_log(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(epoch lines, validation lines) of a training's log.
+
+    Raises:
+        AppError: there is no log, or nothing in it yet.
+    """
+    path = run / LOG_FILE
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    except (OSError, json.JSONDecodeError) as error:
+        raise AppError(f"{path}: cannot be read ({error}); expected the log of `tools.train fit`") from error
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    if not epochs:
+        raise AppError(f"{path}: no epoch is finished yet; try again later")
+    return epochs, [line for line in lines if line["kind"] == "validation"]
+
+
+def draw_curves(run: Path) -> Path:
+    """Draws the log into ``curves.png`` beside it; returns the picture's path."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    epochs, validations = read_log(run)
+    at = [line["epoch"] + 1 for line in epochs]
+    figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
+    losses, schedule, agreement, dsc = axes.flat
+    for name in ("total", "supervised", "cross"):
+        losses.plot(at, [line["losses"][name] for line in epochs], label=name)
+    losses.set(title="losses (mean over the epoch, sum over siblings)", xlabel="epoch")
+    schedule.plot(at, [line["learning_rate"] for line in epochs], color="tab:blue")
+    schedule.set(title="learning rate (left), consistency weight (right)", xlabel="epoch", yscale="log")
+    right = schedule.twinx()
+    right.plot(at, [line["consistency_weight"] for line in epochs], color="tab:orange")
+    right.set_ylim(bottom=0)
+    if "agreement" in epochs[0]["losses"]:
+        agreement.plot(at, [line["losses"]["agreement"] for line in epochs])
+    agreement.set(title="voxels on which the siblings agree (training patches)", xlabel="epoch")
+    _draw_dsc(dsc, validations)
+    losses.legend()
+    figure.savefig(run / CURVES_FILE, dpi=110)
+    plt.close(figure)
+    return run / CURVES_FILE
+
+
+def _draw_dsc(axes: Any, validations: list[dict[str, Any]]) -> None:
+    at = [line["epoch"] + 1 for line in validations]
+    organs = sorted({organ for line in validations for organ in line["dsc"]})
+    for organ in organs:
+        axes.plot(at, [line["dsc"].get(organ, float("nan")) for line in validations], label=organ, alpha=0.8)
+    if validations:
+        axes.plot(at, [line["mean_dsc"] for line in validations], color="black", linewidth=2.5, label="mean")
+        axes.legend(fontsize=7, ncol=2)
+    axes.set(title="DSC on held-out scans", xlabel="epoch", ylim=(0, 1))

@@ -1,0 +1,241 @@
+"""The training loop: epochs, log, checkpoints, validation, an exact resume."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from app.errors import AppError
+from tools.train.cache import CaseCache
+from tools.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from tools.train.cps import consistency_weight
+from tools.train.distributed import Rank
+from tools.train.planning import TrainPlan, write_train_plan
+from tools.train.sampling import BatchLoader
+from tools.train.schedule import Schedule
+from tools.train.trainer import Trainer, TrainerOptions
+from tools.train.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "log.jsonl"
+PLAN_FILE = "train_plan.json"
+OPTIONS_FILE = "options.json"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a training writes a checkpoint, validates and stops, apart from the plan's last epoch.
+
+    Attributes:
+        checkpoint_minutes: wall time between checkpoints; 0 writes one after each iteration.
+        validate_every: epochs between validations; 0 never.
+        stop_after_minutes: wall time of this run, None without limit.
+        stop_after_cpu_minutes: CPU time of this process over all of its runs, None without limit.
+        stop_at_step: iteration after which it stops, None at the plan's last.
+    """
+
+    checkpoint_minutes: float = 10.0
+    validate_every: int = 0
+    stop_after_minutes: float | None = None
+    stop_after_cpu_minutes: float | None = None
+    stop_at_step: int | None = None
+
+
+@dataclass
+class Progress:
+    """Where a training stands; kept in checkpoints.
+
+    Attributes:
+        step: iterations done.
+        cpu_s, wall_s: spent in all runs so far.
+        sums: losses of the current epoch's iterations, added up.
+    """
+
+    step: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+def start_folder(folder: Path, plan: TrainPlan, options: TrainerOptions, settings: dict[str, Any]) -> None:
+    """Makes the folder of a new training with its plan and options.
+
+    Raises:
+        AppError: there is a training already.
+    """
+    if (folder / CHECKPOINT_FILE).exists() or (folder / LOG_FILE).exists():
+        raise AppError(f"{folder}: holds a training; expected a new folder. Continue it with `tools.train resume`")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_train_plan(folder / PLAN_FILE, plan)
+    text = json.dumps({"trainer": asdict(options), **settings}, indent=1)
+    (folder / OPTIONS_FILE).write_text(text + "\n")
+
+
+class Fit:
+    """One training in one folder, from wherever its checkpoint stands."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: TrainPlan,
+        options: TrainerOptions,
+        cases: Sequence[CaseCache],
+        rank: Rank,
+        limits: Limits,
+        validation: Validation | None = None,
+        workers: int = 1,
+    ) -> None:
+        self._folder, self._plan, self._options, self._rank, self._limits = folder, plan, options, rank, limits
+        self._cases, self._validation, self._workers = cases, validation, workers
+        self._trainer = Trainer(plan, options, rank)
+        self._schedule = Schedule(plan)
+        self._progress = Progress()
+        self._terminated = False
+        self._start = (time.perf_counter(), time.process_time())
+        if (folder / CHECKPOINT_FILE).exists():
+            self._load()
+
+    def run(self) -> Progress:
+        """Trains until the plan's end or a limit; a checkpoint stands at the end either way.
+
+        SIGTERM and Ctrl-C end the current iteration, write a checkpoint and return.
+        """
+        last = self._plan.epochs * self._plan.iterations_per_epoch
+        if self._limits.stop_at_step is not None:
+            last = min(last, self._limits.stop_at_step)
+        saved = time.perf_counter()
+        with self._loaders() as (labelled, unlabelled), _catch_signals(self._terminate), self._bar(last) as bar:
+            while self._progress.step < last and not self._rank.any_of(self._terminated or self._time_is_up()):
+                self._iterate(labelled, unlabelled, bar)
+                if time.perf_counter() - saved >= self._limits.checkpoint_minutes * 60:
+                    self._save()
+                    saved = time.perf_counter()
+        self._save()
+        return self._progress
+
+    def _iterate(self, labelled: BatchLoader, unlabelled: BatchLoader | None, bar: "tqdm[Any]") -> None:
+        step, plan = self._progress.step, self._plan
+        weight = consistency_weight(step / plan.iterations_per_epoch, plan.ramp_up_epochs, plan.consistency_weight)
+        numbers = self._trainer.step(
+            next(labelled), None if unlabelled is None else next(unlabelled), weight, self._schedule.rate
+        )
+        for name, value in numbers.items():
+            self._progress.sums[name] = self._progress.sums.get(name, 0.0) + value
+        self._progress.step += 1
+        bar.update()
+        bar.set_postfix(loss=f"{numbers['supervised']:.3f}", weight=f"{weight:.2f}", lr=f"{self._schedule.rate:.1e}")
+        if self._progress.step % plan.iterations_per_epoch == 0:
+            self._finish_epoch(step // plan.iterations_per_epoch, weight)
+
+    def _finish_epoch(self, epoch: int, weight: float) -> None:
+        means = {name: total / self._plan.iterations_per_epoch for name, total in self._progress.sums.items()}
+        self._progress.sums = {}
+        rate = self._schedule.rate
+        self._schedule.finish_epoch(epoch, means["supervised"])
+        self._log(
+            {"kind": "epoch", "epoch": epoch, "losses": means, "consistency_weight": weight, "learning_rate": rate}
+        )
+        every = self._limits.validate_every
+        if self._validation and every and (epoch + 1) % every == 0 and self._rank.leads:
+            network = self._trainer.average or self._trainer.networks[0]
+            self._log({"kind": "validation", "epoch": epoch, **self._validation.score(network)})
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if not self._rank.leads:
+            return
+        wall_s, cpu_s = self._spent()
+        line = {"step": self._progress.step, "wall_s": round(wall_s, 1), "cpu_s": round(cpu_s, 1), **entry}
+        with (self._folder / LOG_FILE).open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        logger.info("%s", line)
+
+    @contextmanager
+    def _loaders(self) -> Iterator[tuple[BatchLoader, BatchLoader | None]]:
+        def open_loader(labelled: bool, seed: int) -> BatchLoader:
+            return BatchLoader(
+                self._cases, self._plan, labelled, seed, self._progress.step, self._workers,
+                self._rank.rank, self._rank.world_size,
+            )  # fmt: skip
+
+        labelled = open_loader(True, self._options.seed * 2)
+        unlabelled = None if self._options.supervised else open_loader(False, self._options.seed * 2 + 1)
+        try:
+            yield labelled, unlabelled
+        finally:
+            labelled.close()
+            if unlabelled:
+                unlabelled.close()
+
+    def _bar(self, last: int) -> "tqdm[Any]":
+        return tqdm(total=last, initial=self._progress.step, unit="it", desc="training", disable=not self._rank.leads)
+
+    def _terminate(self) -> None:
+        self._terminated = True
+
+    def _time_is_up(self) -> bool:
+        wall_s = time.perf_counter() - self._start[0]
+        cpu_s = self._spent()[1]
+        over_wall = self._limits.stop_after_minutes is not None and wall_s >= self._limits.stop_after_minutes * 60
+        over_cpu = self._limits.stop_after_cpu_minutes is not None and cpu_s >= self._limits.stop_after_cpu_minutes * 60
+        return over_wall or over_cpu
+
+    def _spent(self) -> tuple[float, float]:
+        """(wall, CPU) seconds over all runs."""
+        wall_s = self._progress.wall_s + time.perf_counter() - self._start[0]
+        return wall_s, self._progress.cpu_s + time.process_time() - self._start[1]
+
+    def _save(self) -> None:
+        if not self._rank.leads:
+            return
+        wall_s, cpu_s = self._spent()
+        progress = {"step": self._progress.step, "wall_s": wall_s, "cpu_s": cpu_s, "sums": self._progress.sums}
+        state = {"trainer": self._trainer.state(), "schedule": self._schedule.state(), "progress": progress}
+        save_checkpoint(self._folder, state)
+
+    def _load(self) -> None:
+        state = load_checkpoint(self._folder)
+        self._trainer.load_state(state["trainer"])
+        self._schedule.load_state(state["schedule"])
+        self._progress = Progress(**state["progress"])
+        if self._rank.leads:
+            _drop_later_lines(self._folder / LOG_FILE, self._progress.step)
+
+
+def _drop_later_lines(log: Path, step: int) -> None:
+    """Removes log lines of iterations after the checkpoint: they are done again."""
+    if not log.exists():
+        return
+    lines = [line for line in log.read_text().splitlines() if line and json.loads(line)["step"] <= step]
+    log.write_text("".join(line + "\n" for line in lines))
+
+
+@contextmanager
+def _catch_signals(terminate: Any) -> Iterator[None]:
+    """SIGTERM and SIGINT ask for an orderly end while the block runs."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        logger.warning("asked to stop; finishing this iteration and writing a checkpoint")
+        terminate()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def use_threads(count: int | None) -> None:
+    """Sets the threads of one PyTorch operation; None leaves its default, the number of cores."""
+    if count:
+        torch.set_num_threads(count)

@@ -1,0 +1,159 @@
+"""Two sibling networks and one training step."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from app.network import UNet
+from tools.train.cps import CpsLosses, cps_losses, supervised_losses
+from tools.train.distributed import Rank, spread
+from tools.train.losses import Target
+from tools.train.planning import TrainPlan
+from tools.train.sampling import Batch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """What is decided at the command line, not by the plan.
+
+    Attributes:
+        supervised: the baseline: one network, no unlabelled data.
+        confidence_threshold: pseudo labels below it are left out; 0 keeps all.
+        ema_decay: weights of network 1 are also averaged over iterations with this decay; 0: not.
+        precision: auto is bf16 where the device calculates in it, else fp16 on CUDA and fp32 on a CPU.
+        seed: of the initialisations; sibling 2 gets another one.
+    """
+
+    supervised: bool = False
+    confidence_threshold: float = 0.0
+    ema_decay: float = 0.0
+    precision: Precision = "auto"
+    seed: int = 0
+
+
+class Trainer:
+    """Networks, optimisers and scaler; ``step`` does one iteration."""
+
+    def __init__(self, plan: TrainPlan, options: TrainerOptions, rank: Rank) -> None:
+        self._plan, self._options, self._rank = plan, options, rank
+        self.networks = [
+            self._place(new_network(plan, options.seed * 2 + sibling))
+            for sibling in range(1 if options.supervised else 2)
+        ]
+        self._heads = [spread(network, rank) for network in self.networks]
+        self._optimisers = [_new_optimiser(plan, network) for network in self.networks]
+        self.average = deepcopy(self.networks[0]) if options.ema_decay else None
+        self.precision = _resolve_precision(options.precision, rank.device)
+        self._scaler = torch.amp.GradScaler(rank.device.type, enabled=self.precision == "fp16")
+
+    def step(self, labelled: Batch, unlabelled: Batch | None, weight: float, rate: float) -> dict[str, float]:
+        """One iteration on a labelled and an unlabelled batch; the losses as numbers."""
+        losses = self._losses(labelled, unlabelled, weight)
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        self._scaler.scale(losses.total).backward()
+        for network, optimiser in zip(self.networks, self._optimisers, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            self._scaler.unscale_(optimiser)
+            nn.utils.clip_grad_norm_(network.parameters(), self._plan.gradient_clip)
+            self._scaler.step(optimiser)
+        self._scaler.update()
+        self._update_average()
+        numbers = {"total": losses.total, "supervised": losses.supervised, "cross": losses.cross}
+        if losses.agreement is not None:
+            numbers["agreement"] = losses.agreement
+        return {name: float(value.detach()) for name, value in numbers.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "networks": [network.state_dict() for network in self.networks],
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "scaler": self._scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continues from ``state()``."""
+        for network, weights in zip(self.networks, state["networks"], strict=True):
+            network.load_state_dict(weights)
+        for optimiser, values in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(values)
+        self._scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+    def _losses(self, labelled: Batch, unlabelled: Batch | None, weight: float) -> CpsLosses:
+        target = Target(self._move(labelled.label), self._move(labelled.annotated))
+        images = [labelled.image] if unlabelled is None else [labelled.image, unlabelled.image]
+        image = self._move(torch.cat(images)).to(memory_format=self._layout())
+        with self._autocast():
+            heads = [cast(Sequence[Tensor], network(image)) for network in self._heads]
+        if self._options.supervised:
+            return supervised_losses(heads[0], target)
+        pair = (heads[0], heads[1])
+        return cps_losses(pair, len(labelled.image), target, weight, self._options.confidence_threshold)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        for mean, current in zip(self.average.parameters(), self.networks[0].parameters(), strict=True):
+            mean.lerp_(current, 1 - self._options.ema_decay)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        kind = _TYPES.get(self.precision)
+        return torch.autocast(self._rank.device.type, kind, enabled=kind is not None)
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._rank.device, non_blocking=True)
+
+    def _place(self, network: UNet) -> UNet:
+        """On this rank's device, channels last: fewer copies around the convolutions."""
+        network.to(self._rank.device)
+        return cast(UNet, network.to(memory_format=self._layout()))  # type: ignore[call-overload]
+
+    def _layout(self) -> torch.memory_format:
+        return _CHANNELS_LAST[self._plan.app.network.dimensions]
+
+
+def new_network(plan: TrainPlan, seed: int) -> UNet:
+    """The plan's network with He-normal weights (for LeakyReLU 0.01) and zero biases, from a seed."""
+    network = UNet(plan.app.network, plan.app.classes)
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight, a=1e-2, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def _new_optimiser(plan: TrainPlan, network: UNet) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if plan.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, plan.learning_rate, weight_decay=plan.weight_decay)
+    return torch.optim.SGD(
+        parameters, plan.learning_rate, plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0
+    )
+
+
+def _resolve_precision(precision: Precision, device: torch.device) -> str:
+    """``auto`` made definite. A CPU without bf16 instructions would emulate it, slower than fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"

@@ -1,0 +1,79 @@
+"""Validation on whole scans, through the app's own pipeline and ``tools.evaluate``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.backends.shapes import network_shapes
+from app.network import UNet
+from app.pipeline import Options, segment
+from app.plan import Plan
+from app.volume import Float32Array
+from app.volume_io import read_volume
+from tools.evaluate.flare import CORRECTED, score_case
+from tools.train.cases import TrainingCase
+
+
+class LiveNetwork:
+    """A network in training as a ``Predictor``."""
+
+    backend = "torch"
+    precision = "fp32"
+
+    def __init__(self, network: UNet, plan: Plan) -> None:
+        self._network = network
+        self._input_shape = network_shapes(plan)[0]
+        self._device = next(network.parameters()).device
+        self.device = str(self._device)
+
+    @torch.inference_mode()
+    def predict(self, tile: Float32Array) -> Float32Array:
+        """See ``Predictor.predict``."""
+        image = torch.from_numpy(tile.reshape(self._input_shape)).to(self._device)
+        logits: Float32Array = self._network(image)[0].float().cpu().numpy()
+        return logits.reshape(-1, *tile.shape)
+
+
+class Validation:
+    """Held-out labelled scans and how they are scored."""
+
+    def __init__(self, cases: Sequence[TrainingCase], plan: Plan) -> None:
+        self._cases, self._plan = cases, plan
+
+    def score(self, network: UNet) -> dict[str, Any]:
+        """DSC and NSD (FLARE's tolerances, ``tools.evaluate``'s corrected rules) of whole scans.
+
+        ``{"mean_dsc": mean over cases of the mean over organs, "dsc": {organ: mean over cases}, the same for "nsd",
+        "cases": {case: {organ: [dsc, nsd]}}}``. An organ counts in a scan whose reference shows it.
+        """
+        network.eval()
+        predictor = LiveNetwork(network, self._plan)
+        by_case = {case.case_id: self._score_case(case, predictor) for case in self._cases}
+        network.train()
+        result: dict[str, Any] = {"cases": by_case}
+        for index, metric in enumerate(("dsc", "nsd")):
+            means = [np.mean([pair[index] for pair in scores.values()]) for scores in by_case.values() if scores]
+            result[f"mean_{metric}"] = float(np.mean(means)) if means else None
+            result[metric] = {
+                organ: float(np.mean([scores[organ][index] for scores in by_case.values() if organ in scores]))
+                for organ in self._plan.labels
+                if any(organ in scores for scores in by_case.values())
+            }
+        return result
+
+    def _score_case(self, case: TrainingCase, predictor: LiveNetwork) -> dict[str, tuple[float, float]]:
+        """(DSC, NSD) of the organs that the reference shows and whose annotation can be trusted."""
+        assert case.label_path is not None
+        volume = read_volume(case.image_path)
+        reference = read_volume(case.label_path).voxels.astype(np.uint8)
+        options = Options(mode="fastest", spacing=self._plan.spacing.enforce)
+        prediction, _, _ = segment(volume, predictor, self._plan, options)
+        scores = score_case(prediction, reference, volume.geometry.spacing_zyx_mm, CORRECTED)
+        shown = {organ for label, organ in enumerate(self._plan.labels, start=1) if np.any(reference == label)}
+        return {
+            organ: (score.dsc, score.nsd)
+            for organ, score in scores.items()
+            if organ in shown - set(case.not_annotated) and score.dsc is not None and score.nsd is not None
+        }
