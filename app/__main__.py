@@ -30,6 +30,7 @@ exit codes:
   3  no input found, or the output cannot be written
   4  bundle or device unusable
 """
+_EXIT_INTERRUPTED = 130
 _DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "weights" / "default"
 
 logger = logging.getLogger("app")
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         logger.error("interrupted; label maps written so far are complete")
-        return 130
+        return _EXIT_INTERRUPTED
 
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:
@@ -123,6 +124,8 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
     record = RunRecord(options={key: value for key, value in vars(arguments).items() if value is not None})
     if arguments.report:
         prepare_output_folder(arguments.report.parent)
+        if arguments.report.is_dir():
+            raise UsageError(f"--report {arguments.report}: is a folder; expected the name of a file")
     try:
         if arguments.input:
             cases = [single_case(arguments.input, arguments.output)]
@@ -156,6 +159,9 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         )
     except AppError as error:
         record.error, record.exit_code = str(error), error.exit_code
+        raise
+    except KeyboardInterrupt:
+        record.error, record.exit_code = "interrupted", _EXIT_INTERRUPTED
         raise
     finally:
         if arguments.report:

@@ -3,18 +3,19 @@
 import logging
 import os
 import re
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import FolderError, UsageError
+from app.simpleitk_formats import holds_dicom_magic
 from app.volume_io import NIFTI_SUFFIXES, SIMPLEITK_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_NAME_BYTES = 255  # of the file systems of Linux
 _SUFFIXES = (*NIFTI_SUFFIXES, *SIMPLEITK_SUFFIXES)
-_DICOM_MAGIC_OFFSET = 128
-_DICOM_MAGIC = b"DICM"
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,10 @@ def prepare_output_folder(folder: Path) -> None:
     Raises:
         FolderError: it cannot.
     """
-    probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"probe")
     except OSError as error:
         raise FolderError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another output folder"
@@ -127,11 +127,9 @@ def _holds_dicom(folder: Path) -> bool:
         first = next(files, None)
         if first is None:
             return False
-        with first.open("rb") as stream:
-            start = stream.read(_DICOM_MAGIC_OFFSET + len(_DICOM_MAGIC))
+        return holds_dicom_magic(first)
     except OSError:
         return True
-    return start[_DICOM_MAGIC_OFFSET:] == _DICOM_MAGIC
 
 
 def _case_id(stem: str, stems: set[str]) -> str:
@@ -150,4 +148,6 @@ def _case(case_id: str, paths: list[Path], names: dict[Path, str], output_dir: P
         refusal = f"{listed}: several channels of one case; expected one CT image per case. Remove the others"
     elif len(paths) > 1:
         refusal = f"{listed}: several inputs for one output {case_id}.nii.gz; expected one. Rename or remove the others"
+    elif (length := len(os.fsencode(f"{case_id}.nii.gz"))) > _LONGEST_NAME_BYTES:
+        refusal = f"{listed}: its label map would have a name of {length} bytes, more than 255. Rename it"
     return Case(case_id, paths[0], output_dir / f"{case_id}.nii.gz", refusal)

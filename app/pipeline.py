@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from app.atomic_files import remove_partial
 from app.cases import Case
-from app.errors import CaseError
+from app.errors import AppError, CaseError
 from app.plan import Mode, Plan, SpacingKind
 from app.postprocessing import organ_volumes_ml, postprocess
 from app.preprocessing import Record, preprocess
@@ -113,11 +114,14 @@ def run(
         AppError: other than CaseError; the run cannot go on. Cases done so far are in ``record``.
     """
     start = time.perf_counter()
+    for case in cases:
+        remove_partial(case.output_path)
     runner = _Runner(plan, make_predictor, options, progress, record)
     try:
         for case in cases:
             progress.start_case(case.case_id)
-            record.cases.append(runner.run_case(case))
+            record.cases.append(CaseRecord(case.case_id, str(case.input_path), str(case.output_path)))
+            runner.run_case(case, record.cases[-1])
             progress.finish_case()
         runner.check_predictor()
     finally:
@@ -137,9 +141,8 @@ class _Runner:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")
         self._loading: Future[Predictor] | None = None
 
-    def run_case(self, case: Case) -> CaseRecord:
-        """The record of a case, whichever way it went; only errors of the whole run are raised."""
-        record = CaseRecord(case.case_id, str(case.input_path), str(case.output_path))
+    def run_case(self, case: Case, record: CaseRecord) -> None:
+        """Segments a case and fills its record, whichever way it goes; only errors of the whole run are raised."""
         clock = StageClock(case.case_id)
         record.seconds = clock.seconds
         try:
@@ -148,13 +151,15 @@ class _Runner:
             if self._options.skip_existing and case.output_path.exists():
                 record.status = "skipped"
                 logger.info("%s: skipped, %s is there", case.case_id, case.output_path)
-                return record
+                return
             self._segment_case(case, record, clock)
             record.status = "segmented"
         except CaseError as error:
             record.error = str(error)
             logger.error("%s: failed: %s", case.case_id, error)
-        return record
+        except AppError as error:
+            record.error = str(error)
+            raise
 
     def check_predictor(self) -> None:
         """Raises what loading the network raised, even if no case came as far as using it."""

@@ -3,7 +3,6 @@
 import json
 import logging
 import platform
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,7 +95,8 @@ class RunRecord:
     Attributes:
         network: backend, device and precision that ran; None if it was never loaded.
         network_load_s: seconds to load it, in parallel to reading the first scan.
-        peak_memory_mib: largest resident memory of this process.
+        error, exit_code: why the run ended early; None as long as it has not ended.
+        peak_memory_mib: largest resident memory of this process (VmHWM).
     """
 
     options: dict[str, Any]
@@ -107,7 +107,7 @@ class RunRecord:
     cases: list[CaseRecord] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
-    exit_code: int = 0
+    exit_code: int | None = None
     peak_memory_mib: float = 0.0
     schema_version: int = REPORT_SCHEMA_VERSION
     app_version: str = __version__
@@ -119,7 +119,18 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         """Writes the report as JSON, all at once or not at all."""
-        self.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self.peak_memory_mib = peak_memory_mib()
         text = json.dumps(asdict(self), indent=2, default=str)
         with atomic_file(path) as stream:
             stream.write(text.encode())
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far.
+
+    Read from ``/proc``: the kernel's ``ru_maxrss`` starts from that of the program that started this one.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status has no VmHWM")

@@ -16,6 +16,7 @@ def read_with_simpleitk(path: Path) -> Volume:
     Raises:
         CaseError: SimpleITK cannot read it, or it is not a 3-D scan of real numbers.
     """
+    _check_name(path)
     return _volume_from_image(_load_image(path, [str(path)]), path)
 
 
@@ -27,24 +28,40 @@ def read_dicom(folder: Path) -> Volume:
     """
     import SimpleITK as sitk
 
+    _check_name(folder)
     files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise CaseError(f"{folder}: found {len(series)} DICOM series; expected one. Give each series its own folder")
     names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
     image = _load_image(folder, names)
-    warnings = _stack_warnings(image, names)
-    if len(names) < len(files):
-        warnings.append(f"{len(files) - len(names)} of {len(files)} files in the folder are not slices of its series")
+    _check_stack(image, names, folder)
+    strangers = {file.name for file in files} - {Path(name).name for name in names}
+    if damaged := sorted(name for name in strangers if holds_dicom_magic(folder / name)):
+        raise CaseError(
+            f"{folder}: {', '.join(damaged[:3])} (of {len(damaged)}) cannot be read as slices of the series; expected "
+            "all of it. Copy them again, or remove them if they belong to no slice"
+        )
+    warnings = [f"{len(strangers)} of {len(files)} files in the folder are not DICOM; passed over"] if strangers else []
     return _volume_from_image(image, folder, tuple(warnings))
 
 
-def _stack_warnings(image: Any, names: list[str]) -> list[str]:
-    """Says so if slices lie more than half a voxel from where SimpleITK's even, upright stack has them."""
+def holds_dicom_magic(path: Path) -> bool:
+    """Whether a file starts like DICOM: "DICM" after a preamble of 128 bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _check_stack(image: Any, names: list[str], folder: Path) -> None:
+    """Raises CaseError if a slice lies more than half a voxel from where SimpleITK's even, upright stack has it."""
     import SimpleITK as sitk
 
     if image.GetDimension() != 3 or image.GetSize()[2] != len(names):
-        return []
+        return
     reader = sitk.ImageFileReader()
     apart_mm = []
     for index, name in enumerate(names):
@@ -52,20 +69,26 @@ def _stack_warnings(image: Any, names: list[str]) -> list[str]:
         reader.ReadImageInformation()
         apart_mm.append(np.subtract(image.TransformIndexToPhysicalPoint((0, 0, index)), reader.GetOrigin()))
     most_mm = float(np.linalg.norm(apart_mm, axis=1).max())
-    if most_mm <= 0.5 * min(image.GetSpacing()):
-        return []
-    return [f"slices lie up to {most_mm:.3g} mm from an even stack (missing slices or a tilted gantry); taken as even"]
+    if most_mm > 0.5 * min(image.GetSpacing()):
+        raise CaseError(
+            f"{folder}: slices lie up to {most_mm:.3g} mm from an even stack (missing slices or a tilted gantry); "
+            "expected an even one. Complete it, or convert it with dcm2niix"
+        )
+
+
+def _check_name(path: Path) -> None:
+    """Raises CaseError for a name that would make SimpleITK end the process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CaseError(f"{path}: the name is not UTF-8; SimpleITK cannot read it. Rename it") from error
 
 
 def _load_image(path: Path, names: list[str]) -> Any:
     """SimpleITK's image of one file or of the sorted slices of a DICOM series."""
     import SimpleITK as sitk
 
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:  # SimpleITK would end the process
-        raise CaseError(f"{path}: the name is not UTF-8; SimpleITK cannot read it. Rename it") from error
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log; see _stack_warnings
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log; see _check_stack
     try:
         return sitk.ReadImage(names[0] if len(names) == 1 else names)
     except RuntimeError as error:

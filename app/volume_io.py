@@ -56,10 +56,13 @@ def write_label_map(path: Path, label_map: LabelArray, volume: Volume) -> None:
     label maps are equal files.
 
     Raises:
+        CaseError: this one file cannot have its name.
         FolderError: the folder cannot be written or the disk is full.
     """
     if label_map.shape != volume.geometry.shape_zyx:
         raise ValueError(f"label map {label_map.shape} on a grid of {volume.geometry.shape_zyx}")
+    if path.is_dir():
+        raise CaseError(f"{path}: is a folder; expected a place for a label map. Remove or rename it")
     header = label_header(volume)
     with atomic_file(path) as stream:
         if path.name.endswith(".gz"):

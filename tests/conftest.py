@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.__main__ import main
 from app.bundle import write_hashes
-from app.volume import Geometry, LabelArray, Shape, Vector
+from app.volume import Geometry, LabelArray, Vector
 
 ROOT = Path(__file__).resolve().parent.parent
 TISSUE_HU = (-100, 0, 100, 200)
@@ -94,10 +94,10 @@ def tiny_plan() -> dict[str, Any]:
     }
 
 
-def write_tiny_bundle(folder: Path, plan: dict[str, Any] | None = None, patch: Shape = TINY_PATCH) -> Path:
+def write_tiny_bundle(folder: Path, plan: dict[str, Any] | None = None, patch: tuple[int, ...] = TINY_PATCH) -> Path:
     """The tiny bundle in ``folder``; ``plan`` and the ONNX's ``patch`` can be made not to fit."""
     folder.mkdir(parents=True)
-    weights = np.array([0, 1, 2, 3], dtype=np.float32).reshape(4, 1, 1, 1, 1)
+    weights = np.array([0, 1, 2, 3], dtype=np.float32).reshape(4, 1, *(1 for _ in patch))
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "weights", "biases"], ["logits"])],
         "tiny",

@@ -102,6 +102,54 @@ def test_what_cannot_be_had_is_exit_4(
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "expected"),
+    [(["FP32"], "auto", "fp32"), (["FP32", "BF16"], "auto", "bf16"), (["FP32", "BF16"], "fp32", "fp32")],
+)
+def test_openvino_precision_is_always_set(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capabilities: list[str], precision: str, expected: str
+) -> None:
+    import openvino
+
+    configs = []
+    compile_model = openvino.Core.compile_model
+
+    def watch(core: openvino.Core, model: openvino.Model, device: str, config: dict[str, str]) -> object:
+        configs.append(config)
+        return compile_model(core, model, device, {**config, "INFERENCE_PRECISION_HINT": "f32"})
+
+    monkeypatch.setattr(openvino.Core, "compile_model", watch)
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: capabilities)
+    found, _ = create_predictor(bundle, "openvino", "cpu", precision)  # type: ignore[arg-type]
+    assert found.precision == expected
+    assert [config["INFERENCE_PRECISION_HINT"] for config in configs] == [{"fp32": "f32", "bf16": "bf16"}[expected]]
+
+
+def test_auto_says_which_backend_it_could_not_take(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", broken)
+    found, (warning,) = create_predictor(bundle, "auto", "cpu", "fp32")
+    assert found.backend == "onnxruntime"
+    assert "OpenVINO cannot compile the network (broken)" in warning
+    assert "running on onnxruntime instead" in warning
+
+
+def test_a_precision_that_no_backend_has_is_not_swapped_for_another(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+    import torch
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32"])
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(DeviceError, match="does not calculate in bf16"):
+        create_predictor(bundle, "auto", "cpu", "bf16")
+
+
 def test_a_backend_that_is_not_installed_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="torch is not installed"):

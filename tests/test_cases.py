@@ -1,5 +1,6 @@
 """Which scans a folder holds and where their label maps go; DICOM series, too."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -203,16 +204,30 @@ def test_two_series_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("skip", "tilt_mm"), [((3,), 0.0), ((1,), 0.0), ((), 1.0)])
-def test_a_missing_slice_or_a_tilted_gantry_is_a_warning(tmp_path: Path, skip: tuple[int, ...], tilt_mm: float) -> None:
-    (warning,) = read_volume(write_series(tmp_path / "patient", skip=skip, tilt_mm=tilt_mm)).warnings
-    assert "mm from an even stack (missing slices or a tilted gantry)" in warning
+def test_a_missing_slice_or_a_tilted_gantry_is_refused(tmp_path: Path, skip: tuple[int, ...], tilt_mm: float) -> None:
+    folder = write_series(tmp_path / "patient", skip=skip, tilt_mm=tilt_mm)
+    with pytest.raises(CaseError, match=r"mm from an even stack \(missing slices or a tilted gantry\)"):
+        read_volume(folder)
 
 
-def test_files_that_are_no_slices_are_counted(tmp_path: Path) -> None:
+def test_a_damaged_slice_is_refused(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "patient")
     last = sorted(folder.iterdir())[0]  # named from head to feet: the topmost, which leaves no gap
     last.write_bytes(last.read_bytes()[:-20])
+    with pytest.raises(CaseError, match=rf"{last.name} \(of 1\) cannot be read as slices of the series; expected all"):
+        read_volume(folder)
+
+
+def test_files_that_are_not_dicom_are_counted(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "patient")
     (folder / "README.txt").write_text("from the scanner")
     volume = read_volume(folder)
-    assert volume.voxels.shape == (7, 11, 12)
-    assert volume.warnings == ("2 of 9 files in the folder are not slices of its series",)
+    assert volume.voxels.shape == (8, 11, 12)
+    assert volume.warnings == ("1 of 9 files in the folder are not DICOM; passed over",)
+
+
+def test_a_series_in_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_series(tmp_path / "patient").rename(folder)
+    with pytest.raises(CaseError, match="the name is not UTF-8"):
+        read_volume(folder)

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -17,7 +18,15 @@ import numpy as np
 import pytest
 
 from app import __version__
-from tests.conftest import ROOT, TINY_LABELS, read_label_map, run_app, tiny_label_map, tissue, write_scan
+from tests.conftest import (
+    ROOT,
+    TINY_LABELS,
+    read_label_map,
+    run_app,
+    tiny_label_map,
+    tissue,
+    write_scan,
+)
 
 STAGES = ("read", "preprocess", "network", "restore", "postprocess", "write")
 
@@ -199,8 +208,41 @@ def test_3_when_writing_fails_half_way(command: list[str], tmp_path: Path, monke
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["a.nii.gz"]
     assert np.array_equal(read_label_map(tmp_path / "labels" / "a.nii.gz"), tiny_label_map(tissue(seed=1)))
     report = report_in(tmp_path)
-    assert (report["exit_code"], [case["status"] for case in report["cases"]]) == (3, ["segmented"])
+    assert (report["exit_code"], [case["status"] for case in report["cases"]]) == (3, ["segmented", "failed"])
     assert "b.nii.gz: cannot be written (No space left on device)" in report["error"]
+    assert report["cases"][1]["error"] == report["error"]
+    assert report["cases"][1]["seconds"]["read"] > 0
+
+
+def test_what_a_killed_run_left_is_removed(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_behind = []
+
+    def killed(partial: Path, target: Path) -> Path:
+        left_behind.append(partial)
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            run_app(*command)
+    labels = tmp_path / "labels"
+    assert left_behind[0].parent == tmp_path / "labels"
+    assert left_behind[0].exists()
+    assert not (labels / "a.nii.gz").exists()
+    assert run_app(*command) == 0
+    assert sorted(path.name for path in labels.iterdir()) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_a_folder_or_a_long_name_fails_only_its_case(command: list[str], scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels" / "a.nii.gz").mkdir(parents=True)
+    shutil.copy(scans / "b_0000.nii.gz", scans / f"{'c' * 243}.nii.gz")
+    write_scan(scans / "d.nii", tissue(seed=3)).rename(scans / f"{'d' * 251}.nii")
+    assert run_app(*command) == 1
+    cases = {case["case_id"][0]: case for case in report_in(tmp_path)["cases"]}
+    assert [cases[name]["status"] for name in "abcd"] == ["failed", "segmented", "segmented", "failed"]
+    assert "is a folder; expected a place for a label map" in cases["a"]["error"]
+    assert "its label map would have a name of 258 bytes, more than 255. Rename it" in cases["d"]["error"]
 
 
 def test_4_when_the_bundle_is_unusable(command: list[str], tmp_path: Path) -> None:
@@ -210,12 +252,42 @@ def test_4_when_the_bundle_is_unusable(command: list[str], tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
-def test_130_when_interrupted(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_130_when_interrupted(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("app.pipeline.run", interrupted)
+    monkeypatch.setattr("app.pipeline.segment", interrupted)
     assert run_app(*command) == 130
+    report = report_in(tmp_path)
+    assert (report["exit_code"], report["error"]) == (130, "interrupted")
+    assert [case["status"] for case in report["cases"]] == ["failed"]
+
+
+def test_4_when_the_network_cannot_be_compiled(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", broken)
+    assert run_app(*command) == 4
+    report = report_in(tmp_path)
+    assert "OpenVINO cannot compile the network (no such instruction)" in report["error"]
+    assert [case["status"] for case in report["cases"]] == ["failed"]
+
+
+def test_sigterm_ends_the_run_like_ctrl_c(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminate(*_arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("app.pipeline.segment", terminate)
+    try:
+        assert run_app(*command) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- options ----------------------------------------------------------------------------------------------

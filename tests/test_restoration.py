@@ -53,7 +53,7 @@ def test_normal_equals_brute_force(sigma: float, axis: int, shape: Shape) -> Non
     logits = smooth_logits((30, 32, 28), sigma)
     found = restore(slabs(logits, axis, 7), (30, 32, 28), shape, (1, 1, 1), "normal")
     assert_same_where_decided(found.label_map, interpolated(logits, shape, (1, 1, 1)))
-    if min(shape) > 28:  # up-sampled: most voxels lie well inside of an organ
+    if shape != (30, 32, 28):  # the identity interpolates nothing
         assert 0.30 <= found.shortcut_share <= 0.95
     assert len(np.unique(found.label_map)) == CLASSES
 

@@ -17,7 +17,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}
-_CPU_ORDER = ("openvino", "onnxruntime", "torch")  # fastest first, see the README's table
+_CPU_ORDER = ("openvino", "onnxruntime", "torch")  # fastest first
 _CUDA_ORDER = ("onnxruntime", "torch")
 
 
@@ -34,15 +34,16 @@ def create_predictor(
         BundleError: the network's file is missing, altered or does not fit the plan.
     """
     if device != "auto":
-        return _create_on(bundle, backend, device, precision), ()
+        return _create_on(bundle, backend, device, precision)
     if backend == "openvino" or not nvidia_device_present():
-        return _create_on(bundle, backend, "cpu", precision), ()
+        return _create_on(bundle, backend, "cpu", precision)
     try:
-        return _create_on(bundle, backend, "cuda", precision), ()
+        return _create_on(bundle, backend, "cuda", precision)
     except DeviceError as error:
         warning = f"there is an NVIDIA device, but CUDA cannot be used ({error}); running on the CPU"
         logger.warning(warning)
-        return _create_on(bundle, backend, "cpu", precision), (warning,)
+        predictor, warnings = _create_on(bundle, backend, "cpu", precision)
+        return predictor, (warning, *warnings)
 
 
 def nvidia_device_present() -> bool:
@@ -50,8 +51,10 @@ def nvidia_device_present() -> bool:
     return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg"))
 
 
-def _create_on(bundle: Bundle, backend: Backend, device: Literal["cpu", "cuda"], precision: Precision) -> Predictor:
-    """The predictor of the first backend in order that is installed; for CUDA, that works."""
+def _create_on(
+    bundle: Bundle, backend: Backend, device: Literal["cpu", "cuda"], precision: Precision
+) -> tuple[Predictor, tuple[str, ...]]:
+    """(the predictor of the first installed backend that works, a warning for each that did not)."""
     order = _CPU_ORDER if device == "cpu" else _CUDA_ORDER
     candidates = order if backend == "auto" else (backend,)
     if candidates[0] not in order:
@@ -62,9 +65,14 @@ def _create_on(bundle: Bundle, backend: Backend, device: Literal["cpu", "cuda"],
     reasons = []
     for name in installed:
         try:
-            return _constructor(name)(bundle, device, precision)
+            predictor = _constructor(name)(bundle, device, precision)
         except DeviceError as error:
             reasons.append(str(error))
+            continue
+        warnings = tuple(f"{reason}; running on {name} instead" for reason in reasons)
+        for warning in warnings:
+            logger.warning(warning)
+        return predictor, warnings
     raise DeviceError("; ".join(reasons))
 
 

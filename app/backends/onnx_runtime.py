@@ -45,6 +45,7 @@ class OnnxRuntimePredictor:
                 f"asked ONNX Runtime for {provider}, got {running}: driver or CUDA libraries are missing; "
                 "use --device cpu"
             )
+        session.disable_fallback()  # else a failing GPU would give way to the CPU in mid-run, unsaid
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise BundleError(f"{source}: expected a network with one input and one output")
@@ -77,6 +78,7 @@ def _session_errors(ort: Any) -> tuple[type[Exception], ...]:
     state = ort.capi.onnxruntime_pybind11_state
     names = (
         "Fail",
+        "EPFail",
         "InvalidGraph",
         "InvalidProtobuf",
         "InvalidArgument",

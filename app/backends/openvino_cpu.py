@@ -20,7 +20,10 @@ class OpenVinoPredictor:
 
     def __init__(self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str) -> None:
         core = _import_core()()
-        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        try:
+            capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except RuntimeError as error:
+            raise DeviceError(f"OpenVINO cannot use this CPU ({error}); choose another --backend") from error
         if precision == "auto":
             precision = "bf16" if "BF16" in capabilities else "fp32"
         if _CAPABILITIES[precision] not in capabilities:
@@ -38,7 +41,10 @@ class OpenVinoPredictor:
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
         self.precision = precision
         self._input_shape = network_shapes(bundle.plan)[0]
-        self._request = core.compile_model(model, "CPU", config).create_infer_request()
+        try:
+            self._request = core.compile_model(model, "CPU", config).create_infer_request()
+        except RuntimeError as error:
+            raise DeviceError(f"OpenVINO cannot compile the network ({error}); choose another --backend") from error
 
     def predict(self, tile: Float32Array) -> Float32Array:
         """See ``Predictor.predict``; the result lies in OpenVINO's own memory."""

@@ -26,6 +26,8 @@ class TorchPredictor:
             raise DeviceError("this PyTorch sees no CUDA device; use --device cpu")
         if precision == "auto":
             precision = "fp16" if device == "cuda" else "fp32"
+        if device == "cpu" and precision != "fp32" and not _calculates_in(precision):
+            raise DeviceError(f"this CPU does not calculate in {precision}; use --precision fp32")
         source = bundle.folder / SAFETENSORS_FILE
         network = build_network(bundle.plan.network, bundle.plan.classes)
         try:
@@ -35,7 +37,10 @@ class TorchPredictor:
             raise BundleError(f"{source}: does not fit the plan's network ({error})") from error
         self.device: str = device
         self.precision: str = precision
-        self._network = network.eval().to(device)
+        try:
+            self._network = network.eval().to(device)
+        except RuntimeError as error:
+            raise DeviceError(f"PyTorch cannot use the {device} device ({error}); use --device cpu") from error
         self._input_shape = network_shapes(bundle.plan)[0]
 
     @torch.inference_mode()
@@ -49,3 +54,9 @@ class TorchPredictor:
         except RuntimeError as error:  # CUDA's out-of-memory among them
             raise CaseError(f"PyTorch failed on a window ({error})") from error
         return found.reshape(-1, *tile.shape).astype(np.float32, copy=False)
+
+
+def _calculates_in(precision: str) -> bool:
+    """Whether the CPU has instructions for it; PyTorch would emulate them, slower than fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(f"{unit}_{precision}", False) for unit in ("avx512", "amx"))
