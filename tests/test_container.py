@@ -15,8 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.conftest import EXPECTED_MEAN_DSC, mean_dsc
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCANS = REPOSITORY.parent / "shared" / "data" / "abdomen_ct" / "images"
 BASE_IMAGE = "python:3.11-slim-bookworm"
 IMAGE = "3dcps:test"
 LARGEST_ADDITION_BYTES = 750_000_000
@@ -80,12 +81,10 @@ def test_no_start_compiles_python(image: str) -> None:
     assert re.findall(r"^# code object from (.*\.py)$", run.stderr, flags=re.MULTILINE) == []
 
 
-@pytest.mark.parametrize("case", ["ct_006", "ct_003"])
-def test_flares_command_on_a_real_scan(image: str, case: str, tmp_path: Path) -> None:
-    """Same bytes as on the host, the scan's own grid, organs of human size, and no other trace."""
-    scan = SCANS / f"{case}_0000.nii.gz"
-    if not scan.exists():
-        pytest.skip("../shared is not here")
+@pytest.mark.parametrize("case", sorted(EXPECTED_MEAN_DSC))
+def test_flares_command_on_a_real_scan(image: str, case: str, shared_data: Path, tmp_path: Path) -> None:
+    """Same bytes as on the host, the scan's own grid, the expected DSC, organs of human size, and no other trace."""
+    scan = shared_data / "images" / f"{case}_0000.nii.gz"
     inputs, outputs = _folders(tmp_path)
     shutil.copy(scan, inputs)
     before = _hashes(inputs)
@@ -94,6 +93,7 @@ def test_flares_command_on_a_real_scan(image: str, case: str, tmp_path: Path) ->
     assert _hashes(inputs) == before
     assert [path.name for path in outputs.iterdir()] == [f"{case}.nii.gz"]
     label_map = _check_grid(outputs / f"{case}.nii.gz", scan)
+    assert mean_dsc(label_map, shared_data, case) == pytest.approx(EXPECTED_MEAN_DSC[case], abs=0.01)
     voxel_ml = float(np.prod(nib.load(scan).header.get_zooms())) / 1000
     for label, (least, most) in PLAUSIBLE_ML.items():
         assert least < np.count_nonzero(label_map == label) * voxel_ml < most, f"label {label}"

@@ -19,10 +19,9 @@ from app.progress import SilentProgress
 from app.report import RunRecord
 from app.sliding_window import Predictor
 from app.volume import Float32Array, Geometry, Shape, Vector, Volume
+from tests.conftest import EXPECTED_MEAN_DSC, mean_dsc
 
 DEFAULT = Path(__file__).parent.parent / "weights" / "default"
-# The bootstrap network's README gives these, computed by another program through torch.
-EXPECTED_MEAN_DSC = {"ct_001": 0.5584, "ct_003": 0.4562, "ct_005": 0.5282, "ct_006": 0.5920}
 
 
 @dataclass
@@ -150,11 +149,6 @@ def test_a_network_that_fails_fails_the_case_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def dsc(prediction: np.ndarray, reference: np.ndarray, label: int) -> float:
-    both = np.count_nonzero((prediction == label) & (reference == label))
-    return float(2 * both / (np.count_nonzero(prediction == label) + np.count_nonzero(reference == label)))
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("case", sorted(EXPECTED_MEAN_DSC))
 def test_real_scans_reach_the_bootstrap_networks_dsc(case: str, shared_data: Path, tmp_path: Path) -> None:
@@ -166,10 +160,7 @@ def test_real_scans_reach_the_bootstrap_networks_dsc(case: str, shared_data: Pat
     label_map, source = nib.load(output), nib.load(scan_path)
     assert np.array_equal(label_map.affine, source.affine)
     prediction = np.asarray(label_map.dataobj)
-    reference = np.asarray(nib.load(shared_data / "labels" / f"{case}.nii.gz").dataobj)
-    present = [label for label in range(1, 14) if np.any(reference == label)]
-    mean = np.mean([dsc(prediction, reference, label) for label in present])
-    assert mean == pytest.approx(EXPECTED_MEAN_DSC[case], abs=0.01)
+    assert mean_dsc(prediction, shared_data, case) == pytest.approx(EXPECTED_MEAN_DSC[case], abs=0.01)
     volumes = json.loads(report.read_text())["cases"][0]["volumes_ml"]
     voxel_ml = np.prod(source.header.get_zooms()) / 1000
     assert volumes["liver"] == pytest.approx(np.count_nonzero(prediction == 1) * voxel_ml, rel=1e-4)
