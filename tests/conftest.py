@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.__main__ import main
 from app.bundle import write_hashes
-from app.volume import Geometry, LabelArray, Vector
+from app.volume import Float32Array, Geometry, LabelArray, Vector
 
 ROOT = Path(__file__).resolve().parent.parent
 TISSUE_HU = (-100, 0, 100, 200)
@@ -33,6 +34,21 @@ TINY_SPACING_ZYX_MM = (3.0, 2.0, 1.0)
 EXPECTED_MEAN_DSC = {"ct_001": 0.5584, "ct_003": 0.4562, "ct_005": 0.5282, "ct_006": 0.5920}
 
 Affine = npt.NDArray[np.float64]
+
+
+@dataclass
+class Oracle:
+    """A predictor made of a function of the tile, so that the right answer is known."""
+
+    function: Callable[[Float32Array], Float32Array]
+    backend: str = "oracle"
+    device: str = "cpu"
+    precision: str = "fp32"
+    calls: int = 0
+
+    def predict(self, tile: Float32Array) -> Float32Array:
+        self.calls += 1
+        return self.function(tile)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,22 +18,9 @@ from app.progress import SilentProgress
 from app.report import RunRecord
 from app.sliding_window import Predictor
 from app.volume import Float32Array, Geometry, Shape, Vector, Volume
-from tests.conftest import EXPECTED_MEAN_DSC, mean_dsc
+from tests.conftest import EXPECTED_MEAN_DSC, Oracle, mean_dsc
 
 DEFAULT = Path(__file__).parent.parent / "weights" / "default"
-
-
-@dataclass
-class Oracle:
-    function: Callable[[Float32Array], Float32Array]
-    backend: str = "oracle"
-    device: str = "cpu"
-    precision: str = "fp32"
-    calls: int = 0
-
-    def predict(self, tile: Float32Array) -> Float32Array:
-        self.calls += 1
-        return self.function(tile)
 
 
 def thresholds(tile: Float32Array) -> Float32Array:

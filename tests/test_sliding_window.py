@@ -1,7 +1,6 @@
 """Sliding window with oracle predictors: the whole sum's right answer is then known."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -17,6 +16,7 @@ from app.sliding_window import (
     tile_starts,
 )
 from app.volume import Float32Array, Shape
+from tests.conftest import Oracle
 
 PLAN = SlidingWindowPlan(
     patch_size=(4, 6, 5),
@@ -27,21 +27,6 @@ PLAN = SlidingWindowPlan(
     mirror_axes=(0, 1, 2),
 )
 PAD = -2.0
-
-
-@dataclass
-class Oracle:
-    """A predictor made of a function of the tile."""
-
-    function: Callable[[Float32Array], Float32Array]
-    backend: str = "oracle"
-    device: str = "cpu"
-    precision: str = "fp32"
-    calls: int = 0
-
-    def predict(self, tile: Float32Array) -> Float32Array:
-        self.calls += 1
-        return self.function(tile)
 
 
 def identity(tile: Float32Array) -> Float32Array:

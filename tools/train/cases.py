@@ -14,7 +14,7 @@ from pathlib import Path
 
 from app.cases import find_cases
 from app.errors import FolderError, UsageError
-from app.plan import build_value
+from app.json_values import build_value
 from app.volume_io import NIFTI_SUFFIXES, SIMPLEITK_SUFFIXES
 
 logger = logging.getLogger(__name__)

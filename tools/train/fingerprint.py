@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from app.atomic_files import atomic_file
 from app.errors import UsageError
+from app.json_values import build_value
 from app.orientation import axis_map_to_lps
-from app.plan import build_value
 from app.volume import AIR_HU, Shape, Vector, Volume
 
 FIRST_HU = int(AIR_HU)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from app.atomic_files import atomic_file
 from app.errors import FolderError, UsageError
-from app.plan import Plan, SpacingKind, build_value
+from app.json_values import build_value
+from app.plan import Plan, SpacingKind
 from app.volume import Shape
 from tools.train.augmentation import AugmentationPlan
 
