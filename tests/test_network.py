@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from app.network import UNet  # noqa: E402
 from app.plan import NetworkPlan  # noqa: E402
+from tools.train.distributed import Heads  # noqa: E402
 
 PAPER_3D = NetworkPlan(
     features_per_stage=(32, 64, 128, 256, 320, 320),
@@ -47,3 +48,18 @@ def test_residual_adds_the_first_block_of_a_stage() -> None:
     assert isinstance(stage, torch.nn.ModuleList)
     first, second = stage
     torch.testing.assert_close(residual.enc[0](image), second(first(image)) + first(image))
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # thop imports distutils
+@pytest.mark.parametrize(
+    ("plan", "patch", "operations"),
+    [(PAPER_3D, (112, 160, 128), 585_429_483_520), (PAPER_2D, (512, 512), 65_549_746_176)],
+)
+def test_operations_are_the_papers(plan: NetworkPlan, patch: tuple[int, ...], operations: int) -> None:
+    """585.43 G and 65.55 G, as ``thop`` counts them with all deep-supervision heads."""
+    import thop  # type: ignore[import-untyped]
+
+    with torch.inference_mode():
+        found, _ = thop.profile(Heads(UNet(plan, 14)), inputs=(torch.zeros(1, 1, *patch),), verbose=False)
+    assert found == operations
