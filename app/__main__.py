@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from app import __version__
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, UsageError
 
 _DESCRIPTION = "Segments 13 abdominal organs in CT scans: one NIfTI label map per scan, on the scan's own voxel grid."
 _EPILOG = """\
@@ -20,8 +20,10 @@ X_0000.nii.gz gives X.nii.gz; a name without _0000 is kept; others give NAME.nii
 examples:
   python -m app --input-dir scans --output-dir labels
   python -m app --input scan.nii.gz --output labels.nii.gz --mode normal --report report.json
-  python -m app --input-dir scans --output-dir labels --spacing off --mode normal --mirror     (the paper's validation)
-  python -m app --input-dir scans --output-dir labels --spacing header --mode fastest          (the paper's test)
+
+the paper's two protocols, with a bundle B that was trained with mirroring:
+  python -m app --bundle B --spacing off --mode normal --mirror --input-dir scans --output-dir labels    (validation)
+  python -m app --bundle B --spacing header --mode fastest --input-dir scans --output-dir labels         (test)
 
 exit codes:
   0  all cases segmented, or there already with --skip-existing
@@ -71,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="auto: bf16 where the CPU calculates in it, else fp32; backends may know better on CUDA",
+        help="auto: bf16 where the CPU calculates in it, else fp32; on CUDA fp16 with PyTorch, fp32 with ONNX Runtime",
     )
     pipeline = parser.add_argument_group("pipeline (all other constants are in the bundle's plan.json)")
     pipeline.add_argument(
@@ -86,7 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--spacing",
         choices=("bundle", "off", "header", "resample"),
         default="bundle",
-        help="enforced spacing: off; the paper's header override; resample to a bounded grid; or what the bundle says",
+        help="enforced spacing. bundle: what the plan says (default); off: none; header: the paper's override by "
+        "slice count; resample: true spacing, bounded grid",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every stage, also on a terminal")
     parser.add_argument("-q", "--quiet", action="store_true", help="log errors only, show no progress bar")
@@ -104,6 +107,9 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(arguments, terminal)
+    except ModuleNotFoundError as error:
+        logger.error("%s is not installed; run `make setup` and use .venv/bin/python", error.name)
+        return EXIT_USAGE
     except AppError as error:
         logger.error("%s", error)
         return error.exit_code
@@ -146,6 +152,7 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
                 "--mirror changes nothing: this network was trained without mirroring (no mirror_axes)"
             )
             logger.warning(record.warnings[-1])
+        record.options.update(mode=options.mode, spacing=options.spacing)  # as they are, where the plan decided
         factory = partial(create_predictor, bundle, arguments.backend, arguments.device, arguments.precision)
         progress = TerminalProgress(len(cases)) if terminal else SilentProgress()
         run(cases, plan, factory, options, progress, record)

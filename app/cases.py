@@ -60,7 +60,7 @@ def find_cases(input_dir: Path, output_dir: Path) -> list[Case]:
     if not names:
         raise FolderError(
             f"{input_dir}: found {len(entries)} entries, none of them a scan; expected "
-            f"{', '.join('*' + suffix for suffix in _SUFFIXES)} or folders with DICOM series"
+            f"{', '.join('*' + suffix for suffix in _SUFFIXES)} or folders with DICOM series, in the folder itself"
         )
     for entry in entries:
         if entry not in names and entry.suffix != ".raw":

@@ -30,9 +30,13 @@ def read_dicom(folder: Path) -> Volume:
 
     _check_name(folder)
     files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
-        raise CaseError(f"{folder}: found {len(series)} DICOM series; expected one. Give each series its own folder")
+        raise CaseError(
+            f"{folder}: found {len(series)} DICOM series; expected one. Give each series its own folder; "
+            "a folder of other scans goes to --input-dir"
+        )
     names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
     image = _load_image(folder, names)
     _check_stack(image, names, folder)

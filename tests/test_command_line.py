@@ -252,6 +252,16 @@ def test_4_when_the_bundle_is_unusable(command: list[str], tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+def test_a_python_without_the_packages_says_which_to_use() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "app", "--input-dir", "scans", "--output-dir", "labels"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "is not installed; run `make setup` and use .venv/bin/python" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_130_when_interrupted(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt

@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("onnx", help="safetensors -> ONNX (one file, opset 17, fixed shape)")
     export.add_argument("bundle", type=Path, metavar="BUNDLE")
-    verify = commands.add_parser("verify", help="compare torch, ONNX Runtime and OpenVINO on patches")
+    verify = commands.add_parser("verify", help="compare ONNX Runtime and OpenVINO with torch on patches")
     verify.add_argument("bundle", type=Path, metavar="BUNDLE")
     verify.add_argument("--scan", type=Path, action="append", default=[], help="also compare on this scan (repeatable)")
     verify.add_argument("--random", type=int, default=2, metavar="N", help="random patches (default: 2)")

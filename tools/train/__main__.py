@@ -13,7 +13,7 @@ from app.errors import AppError, UsageError
 _EPILOG = """\
 a whole training, from a data folder to label maps:
   python -m tools.train prepare --data DIR --preset compact-3d --out cache
-  python -m tools.train fit     --cache cache --out runs/first --data DIR --hold-out ct_002 ct_006
+  python -m tools.train fit     --cache cache --out runs/first --data DIR --hold-out ID ID
   python -m tools.train resume  runs/first
   python -m tools.train export  runs/first weights/mine
   python -m app --bundle weights/mine --input-dir scans --output-dir labels
@@ -169,7 +169,9 @@ def _train(arguments: argparse.Namespace, plan: Any, options: Any, settings: dic
     )
     with join_ranks(arguments.device) as rank:
         progress = Fit(arguments.out, plan, options, cases, rank, limits, validation, arguments.workers).run()
-    print(f"{arguments.out}: {progress.step} iterations done", file=sys.stderr)
+    last = plan.epochs * plan.iterations_per_epoch
+    more = "" if progress.step >= last else f"; go on with: python -m tools.train resume {arguments.out}"
+    print(f"{arguments.out}: {progress.step} of {last} iterations done{more}", file=sys.stderr)
     return 0
 
 

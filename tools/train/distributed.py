@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from app.errors import DeviceError
 from app.network import UNet
 
 
@@ -43,7 +44,13 @@ class Rank:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Rank]:
-    """This process's rank, from what ``torchrun`` put into the environment; nccl on GPUs, gloo on CPUs."""
+    """This process's rank, from what ``torchrun`` put into the environment; nccl on GPUs, gloo on CPUs.
+
+    Raises:
+        DeviceError: CUDA is asked for and not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("this PyTorch sees no CUDA device; use --device cpu")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     place = torch.device(f"cuda:{local}" if device == "cuda" else "cpu")
