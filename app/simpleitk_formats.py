@@ -26,11 +26,9 @@ def read_dicom(folder: Path) -> Volume:
     Raises:
         CaseError: there is not exactly one series, or SimpleITK cannot read it.
     """
-    import SimpleITK as sitk
-
+    sitk = _import_simpleitk()
     _check_name(folder)
     files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise CaseError(
@@ -62,8 +60,7 @@ def holds_dicom_magic(path: Path) -> bool:
 
 def _check_stack(image: Any, names: list[str], folder: Path) -> None:
     """Raises CaseError if a slice lies more than half a voxel from where SimpleITK's even, upright stack has it."""
-    import SimpleITK as sitk
-
+    sitk = _import_simpleitk()
     if image.GetDimension() != 3 or image.GetSize()[2] != len(names):
         return
     reader = sitk.ImageFileReader()
@@ -90,9 +87,7 @@ def _check_name(path: Path) -> None:
 
 def _load_image(path: Path, names: list[str]) -> Any:
     """SimpleITK's image of one file or of the sorted slices of a DICOM series."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past the log; see _check_stack
+    sitk = _import_simpleitk()
     try:
         return sitk.ReadImage(names[0] if len(names) == 1 else names)
     except RuntimeError as error:
@@ -104,8 +99,7 @@ def _load_image(path: Path, names: list[str]) -> Any:
 
 def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -> Volume:
     """The volume in a SimpleITK image, whose geometry is LPS already."""
-    import SimpleITK as sitk
-
+    sitk = _import_simpleitk()
     size = image.GetSize()
     if image.GetDimension() == 4 and size[3] == 1:
         image = image[:, :, :, 0]
@@ -127,3 +121,11 @@ def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -
         origin_zyx_mm=as_vector(image.GetOrigin()[::-1]),
     )
     return Volume(voxels=voxels, geometry=geometry, warnings=warnings)
+
+
+def _import_simpleitk() -> Any:
+    """SimpleITK without its own warnings, which would go past the log; ``_check_stack`` says what matters of them."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    return sitk
