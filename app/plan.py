@@ -27,6 +27,8 @@ class NetworkPlan:
         strides: stride of each stage's first convolution, per axis (z, y, x) or (y, x); the first is all 1.
         kernel_sizes: kernel of each stage's convolutions, per axis; odd.
         residual: identity shortcut around the second block of a stage (the paper's text; its code has none).
+        described_by: ``onnx`` if the other entries do not say all (v2's residual encoders): the torch backend, which
+            builds the network from them, then cannot serve it.
         siblings: networks of this architecture whose logits are averaged (2: both of a CPS pair).
     """
 
@@ -34,6 +36,7 @@ class NetworkPlan:
     strides: tuple[tuple[int, ...], ...]
     kernel_sizes: tuple[tuple[int, ...], ...]
     residual: bool = False
+    described_by: Literal["plan", "onnx"] = "plan"
     siblings: int = 1
 
     def __post_init__(self) -> None:
@@ -60,11 +63,17 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class IntensityPlan:
-    """HU -> network input: clip, subtract, divide. Clip [-200, 300], 50, 110 turns water (0 HU) into -0.4545."""
+    """HU -> network input: clip, subtract, divide. Clip [-200, 300], 50, 110 turns water (0 HU) into -0.4545.
+
+    Attributes:
+        clip_hu, subtract_hu, divide_hu: the three steps.
+        normalise: before or after resampling (nnU-Net v2, v1).
+    """
 
     clip_hu: tuple[float, float]
     subtract_hu: float
     divide_hu: float
+    normalise: Literal["after_resampling", "before_resampling"] = "after_resampling"
 
     def __post_init__(self) -> None:
         if not self.clip_hu[0] < self.clip_hu[1]:
@@ -108,12 +117,14 @@ class SpacingPlan:
         enforce: what is done by default to bound the grid.
         largest_grid_zyx: voxels along each axis that ``resample`` does not exceed.
         header: the constants of ``header``.
+        keep_first_axis: the first axis that the network sees keeps its spacing (nnU-Net's 2-D networks).
     """
 
     target_zyx_mm: Vector
     enforce: SpacingKind
     largest_grid_zyx: Shape
     header: SliceCountRule
+    keep_first_axis: bool = False
 
     def __post_init__(self) -> None:
         if min(self.target_zyx_mm) <= 0 or min(self.largest_grid_zyx) < 1:
@@ -128,10 +139,13 @@ class InterpolationPlan:
         image_order: spline order for the image: 0, 1 or 3.
         separate_z_above: nnU-Net's separate z. If the largest spacing exceeds the smallest more than this many
             times, the axis of the largest is interpolated with order 0, image and logits alike. None: never.
+        clip_overshoot: cubic splines do not leave the range of what they interpolate: the scan, or along a separate
+            z the slice (as skimage's ``resize``, and with it nnU-Net).
     """
 
     image_order: Literal[0, 1, 3]
     separate_z_above: float | None = None
+    clip_overshoot: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,7 @@ class SlidingWindowPlan:
         average: what overlapping tiles average (nnU-Net v1 probabilities, v2 logits).
         pad_hu: what surrounds a scan smaller than the patch.
         mirror_axes: axes (0 = z, 1 = y, 2 = x) that ``--mirror`` flips: those that training mirrored.
+        accumulator: type of the weighted sum; ``float16`` reproduces nnU-Net v2, whose map and sums are half precision.
     """
 
     patch_size: Shape
@@ -153,6 +168,7 @@ class SlidingWindowPlan:
     average: Literal["logits", "probabilities"]
     pad_hu: float
     mirror_axes: tuple[Literal[0, 1, 2], ...]
+    accumulator: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         if min(self.patch_size) < 1:
@@ -186,6 +202,8 @@ class Plan:
         labels: organ names; the organ at index i has label i + 1, background is 0.
         orientation: ``LPS`` turns the scan before the network and back after; ``as_stored`` does neither.
         mode: restoration unless the command line says otherwise.
+        transpose_forward: order in which the network sees the axes that ``orientation`` gives (nnU-Net's name).
+        crop_to_nonzero: only the box of voxels other than 0 HU is segmented (nnU-Net).
     """
 
     schema_version: int
@@ -199,8 +217,12 @@ class Plan:
     interpolation: InterpolationPlan
     sliding_window: SlidingWindowPlan
     postprocessing: PostprocessingPlan
+    transpose_forward: Shape = (0, 1, 2)
+    crop_to_nonzero: bool = False
 
     def __post_init__(self) -> None:
+        if sorted(self.transpose_forward) != [0, 1, 2]:
+            raise ValueError(f"transpose_forward is {list(self.transpose_forward)}; expected an order of 0, 1, 2")
         if self.schema_version != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {self.schema_version}; this version reads {SCHEMA_VERSION}")
         if not 1 <= len(self.labels) <= 254 or len(set(self.labels)) != len(self.labels):

@@ -135,7 +135,7 @@ def test_two_ranks_train_together(cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("supervised", "network"), [(False, "1"), (False, "both"), (False, "ema"), (True, "1")])
+@pytest.mark.parametrize(("supervised", "network"), [(False, "1"), (False, "both"), (True, "1")])
 def test_phantom_to_label_map(cache: Path, tmp_path: Path, supervised: bool, network: str) -> None:
     data = cache.parent / "data"
     run, bundle = tmp_path / "run", tmp_path / "bundle"

@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--confidence", type=float, default=0.0, metavar="P", help="leave out pseudo labels less certain than P"
     )
     fit.add_argument(
-        "--ema", type=float, default=0.0, metavar="DECAY", help="keep a running mean of network 1, 0.999 say"
+        "--ema", type=float, default=0.0, metavar="DECAY", help="keep running means of the networks, 0.999 say"
     )
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--data", type=Path, help="the data folder; needed to validate on whole scans")
@@ -69,10 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--name", help="name in the plan (default: the bundle folder's)")
     export.add_argument(
         "--network",
-        choices=("1", "2", "ema", "both"),
+        choices=("1", "2", "both"),
         default="1",
         help="1 as the paper (default); both: mean of their logits",
     )
+    export.add_argument("--ema", action="store_true", help="the running means of the weights (fit --ema)")
     curves = commands.add_parser("curves", help="draw the log")
     curves.add_argument("out", type=Path, metavar="RUN")
     return parser
@@ -150,10 +151,10 @@ def _train(arguments: argparse.Namespace, plan: Any, options: Any, settings: dic
     from tools.train.cache import open_cache
     from tools.train.cases import find_training_cases
     from tools.train.distributed import join_ranks
-    from tools.train.fit import Fit, Limits, use_threads
+    from tools.train.fit import Fit, Limits, tune_process
     from tools.train.validation import Validation
 
-    use_threads(arguments.threads)
+    tune_process(arguments.threads)
     held_out = set(settings["hold_out"])
     cases = open_cache(Path(settings["cache"]), held_out, plan.app)
     validation = None
@@ -178,7 +179,7 @@ def _train(arguments: argparse.Namespace, plan: Any, options: Any, settings: dic
 def _export(arguments: argparse.Namespace) -> int:
     from tools.train.export import export_bundle
 
-    export_bundle(arguments.out, arguments.bundle, arguments.name or arguments.bundle.name, arguments.network)
+    export_bundle(arguments.out, arguments.bundle, arguments.name or arguments.bundle.name, arguments.network, arguments.ema)
     print(f"{arguments.bundle} written; prove it with: python -m tools.convert verify {arguments.bundle}")
     return 0
 

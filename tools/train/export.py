@@ -13,18 +13,13 @@ from tools.train.checkpoint import load_checkpoint
 from tools.train.fit import PLAN_FILE
 from tools.train.planning import TrainPlan, read_train_plan
 
-Choice = Literal["1", "2", "ema", "both"]
+Choice = Literal["1", "2", "both"]
 
-_EXPORTED = {
-    "1": "network 1",
-    "2": "network 2",
-    "ema": "running mean of network 1",
-    "both": "mean of the siblings' logits",
-}
+_EXPORTED = {"1": "network 1", "2": "network 2", "both": "mean of the siblings' logits"}
 
 
-def export_bundle(run: Path, folder: Path, name: str, choice: Choice = "1") -> Plan:
-    """Writes a bundle of a training: network 1 as the paper, its sibling 2, the running mean of 1, or both.
+def export_bundle(run: Path, folder: Path, name: str, choice: Choice = "1", ema: bool = False) -> Plan:
+    """Writes a bundle of a training: network 1 as the paper, its sibling 2, or both; with ``ema`` their running means.
 
     ``both`` averages the logits of the two siblings, at twice the time.
 
@@ -36,40 +31,38 @@ def export_bundle(run: Path, folder: Path, name: str, choice: Choice = "1") -> P
         raise UsageError(f"{folder}: holds something that is no bundle; expected a new folder")
     plan = read_train_plan(run / PLAN_FILE)
     state = load_checkpoint(run)
-    weights = {key: value.float().numpy() for key, value in _choose(state["trainer"], choice, run).items()}
+    weights = {key: value.float().numpy() for key, value in _choose(state["trainer"], choice, ema, run).items()}
     largest = max(float(np.abs(value).max()) for value in weights.values())
     if not largest < float(np.finfo(np.float16).max):
         raise UsageError(f"{run}: weights up to {largest:g} do not fit float16; the training has diverged")
     siblings = len(state["trainer"]["networks"]) if choice == "both" else 1
     exported = replace(plan.app, name=name, network=replace(plan.app.network, siblings=siblings))
-    write_bundle(folder, exported, weights, _model_card(name, plan, state["progress"], choice))
+    what = _EXPORTED[choice] + (", running mean of the weights" if ema else "")
+    write_bundle(folder, exported, weights, _model_card(name, plan, state["progress"], what))
     return exported
 
 
-def _choose(trainer: dict[str, Any], choice: Choice, run: Path) -> dict[str, Any]:
-    if choice == "ema":
-        if trainer["average"] is None:
-            raise UsageError(f"{run}: this training kept no running mean; choose --network 1 or 2, or train with --ema")
-        average: dict[str, Any] = trainer["average"]
-        return average
-    if choice == "both" and len(trainer["networks"]) > 1:
-        pair = enumerate(trainer["networks"])
+def _choose(trainer: dict[str, Any], choice: Choice, ema: bool, run: Path) -> dict[str, Any]:
+    networks: list[dict[str, Any]] = trainer["averages"] if ema else trainer["networks"]
+    if not networks:
+        raise UsageError(f"{run}: this training kept no running means; export without --ema, or train with it")
+    if choice == "both" and len(networks) > 1:
+        pair = enumerate(networks)
         return {f"{sibling}.{key}": value for sibling, weights in pair for key, value in weights.items()}
     index = 1 if choice in ("2", "both") else 0
-    if index >= len(trainer["networks"]):
+    if index >= len(networks):
         raise UsageError(f"{run}: a supervised training has one network; choose --network 1")
-    network: dict[str, Any] = trainer["networks"][index]
-    return network
+    return networks[index]
 
 
-def _model_card(name: str, plan: TrainPlan, progress: dict[str, Any], choice: Choice) -> str:
+def _model_card(name: str, plan: TrainPlan, progress: dict[str, Any], exported: str) -> str:
     """What is known from the run itself; data and scores are the trainer's to add."""
     app = plan.app
     return (
         f"# {name}\n\n"
         f"* **Network.** {app.network.dimensions}-D U-Net, features {list(app.network.features_per_stage)}, "
         f"patch {list(app.sliding_window.patch_size)}, spacing {list(app.spacing.target_zyx_mm)} mm (z, y, x); "
-        f"exported: {_EXPORTED[choice]}.\n"
+        f"exported: {exported}.\n"
         f"* **Training.** {progress['step']} iterations of {plan.labelled_batch} labelled and {plan.unlabelled_batch} "
         f"unlabelled patches of {list(plan.train_patch_size)}; {progress['wall_s'] / 3600:.1f} h, "
         f"{progress['cpu_s'] / 3600:.1f} CPU hours.\n"

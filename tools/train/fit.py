@@ -1,7 +1,9 @@
 """The training loop: epochs, log, checkpoints, validation, an exact resume."""
 
+import ctypes
 import json
 import logging
+import platform
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 LOG_FILE = "log.jsonl"
 PLAN_FILE = "train_plan.json"
 OPTIONS_FILE = "options.json"
+
+# Parameters of glibc's mallopt (malloc.h).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ class Fit:
         )
         every = self._limits.validate_every
         if self._validation and every and (epoch + 1) % every == 0 and self._rank.leads:
-            network = self._trainer.average or self._trainer.networks[0]
+            network = (self._trainer.averages or self._trainer.networks)[0]
             self._log({"kind": "validation", "epoch": epoch, **self._validation.score(network)})
 
     def _log(self, entry: dict[str, Any]) -> None:
@@ -235,7 +240,16 @@ def _catch_signals(terminate: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def use_threads(count: int | None) -> None:
-    """Sets the threads of one PyTorch operation; None leaves its default, the number of cores."""
-    if count:
-        torch.set_num_threads(count)
+def tune_process(threads: int | None) -> None:
+    """Sets the threads of one PyTorch operation (None: the number of cores) and keeps freed memory for the next step.
+
+    glibc gives large blocks back to the system at once and gets them again with a page fault every 4 KiB: a step of
+    compact-3d took 9.6 s with that and 5.5 s without (medians, EPYC with bf16, two cores).
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 256 << 20)
