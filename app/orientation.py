@@ -33,6 +33,12 @@ class AxisMap:
         inverse = tuple(int(axis) for axis in np.argsort(self.order))
         return self._flip(array).transpose(inverse)
 
+    def transposed(self, order: Shape) -> "AxisMap":
+        """This map, and after it axis k is what axis ``order[k]`` was. (1, 2, 0) after (2, 0, 1) is (0, 1, 2)."""
+        first, second, third = (self.order[axis] for axis in order)
+        flip_first, flip_second, flip_third = (self.flips[axis] for axis in order)
+        return AxisMap((first, second, third), (flip_first, flip_second, flip_third))
+
     def apply_to_geometry(self, geometry: Geometry) -> Geometry:
         """The geometry of ``apply(voxels)``: the same places in the patient, other axes."""
         direction = np.asarray(geometry.direction)

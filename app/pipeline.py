@@ -62,7 +62,7 @@ def segment(
     restoration = _predict(image, record, predictor, plan, options, clock, progress)
     with clock.measure("postprocess"):
         label_map = postprocess(
-            restoration.label_map, plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml
+            record.undo_crop(restoration.label_map), plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml
         )
     clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
     return record.axis_map.undo(label_map), record, restoration
@@ -90,7 +90,7 @@ def _predict(
     restoration = restore(
         clock.measure_items("network", slabs),
         record.grid.shape_zyx,
-        record.oriented.shape_zyx,
+        record.cropped_shape_zyx,
         record.restoration_orders,
         options.mode,
     )

@@ -16,6 +16,7 @@ SCHEMA_VERSION = 1
 
 Mode = Literal["fastest", "normal"]
 SpacingKind = Literal["off", "header", "resample"]
+Accumulator = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class SlidingWindowPlan:
     average: Literal["logits", "probabilities"]
     pad_hu: float
     mirror_axes: tuple[Literal[0, 1, 2], ...]
-    accumulator: Literal["float32", "float16"] = "float32"
+    accumulator: Accumulator = "float32"
 
     def __post_init__(self) -> None:
         if min(self.patch_size) < 1:

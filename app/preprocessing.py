@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.orientation import AxisMap, axis_map_to_lps
-from app.plan import InterpolationPlan, Plan, SpacingKind
+from app.plan import IntensityPlan, InterpolationPlan, Plan, SpacingKind
 from app.resampling import resample
 from app.spacing import NetworkGrid, network_grid
-from app.volume import Float32Array, Geometry, Shape, Vector, Volume
+from app.volume import Array, Float32Array, Geometry, LabelArray, Shape, Vector, Volume
+
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -17,39 +19,92 @@ class Record:
 
     Attributes:
         axis_map: stored axes -> the axes that the network sees.
-        oriented: geometry of the scan after ``axis_map``, before resampling.
+        oriented: geometry of the scan after ``axis_map``, before cropping and resampling.
+        box_zyx: the part of the oriented scan that is segmented.
         grid: spacing and shape of the network grid.
         restoration_orders: interpolation order per axis on the way back (1, or 0 along a separate z).
     """
 
     axis_map: AxisMap
     oriented: Geometry
+    box_zyx: Box
     grid: NetworkGrid
     restoration_orders: Shape
 
+    @property
+    def cropped_shape_zyx(self) -> Shape:
+        """Voxels of the box."""
+        z, y, x = (side.stop - side.start for side in self.box_zyx)
+        return (z, y, x)
+
+    def undo_crop(self, label_map: LabelArray) -> LabelArray:
+        """uint8 (z, y, x): the label map of the box in the oriented scan, background around it."""
+        if label_map.shape == self.oriented.shape_zyx:
+            return label_map
+        whole = np.zeros(self.oriented.shape_zyx, dtype=np.uint8)
+        whole[self.box_zyx] = label_map
+        return whole
+
 
 def preprocess(volume: Volume, plan: Plan, kind: SpacingKind) -> tuple[Float32Array, Record]:
-    """(float32 (z, y, x) network input, record): oriented, resampled, clipped and normalised.
+    """(float32 (z, y, x) network input, record): oriented, cropped, resampled, clipped and normalised.
 
-    In nnU-Net v1's order: the spline works on HU, the clip comes after it and removes its overshoot.
+    In nnU-Net v1's order, unless the plan says otherwise: the spline works on HU, the clip comes after it and removes
+    its overshoot.
     """
     axis_map = axis_map_to_lps(volume.geometry) if plan.orientation == "LPS" else AxisMap()
+    axis_map = axis_map.transposed(plan.transpose_forward)
     oriented = axis_map.apply_to_geometry(volume.geometry)
+    voxels = axis_map.apply(volume.voxels)
+    box = nonzero_box(voxels, volume) if plan.crop_to_nonzero else _whole(oriented.shape_zyx)
+    cropped = voxels[box]
     cranio_caudal = axis_map_to_lps(oriented).order[0]
-    grid = network_grid(oriented.shape_zyx, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, kind)
-    image = resample(
-        axis_map.apply(volume.voxels),
-        grid.shape_zyx,
-        interpolation_orders(grid, plan.interpolation, plan.interpolation.image_order),
-        volume.slope,
-        volume.intercept,
-    )
-    intensity = plan.intensity
-    np.clip(image, *intensity.clip_hu, out=image)
-    image -= np.float32(intensity.subtract_hu)
-    image /= np.float32(intensity.divide_hu)
+    slices = oriented.shape_zyx[cranio_caudal]
+    grid = network_grid(_shape(cropped), oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, kind, slices)
+    early = plan.intensity.normalise == "before_resampling"
+
+    def prepare(slab: Float32Array) -> None:
+        _to_hu(slab, volume)
+        if early:
+            normalise(slab, plan.intensity)
+
+    orders = interpolation_orders(grid, plan.interpolation, plan.interpolation.image_order)
+    image = resample(cropped, grid.shape_zyx, orders, prepare, plan.interpolation.clip_overshoot)
+    if not early:
+        normalise(image, plan.intensity)
     orders_back = interpolation_orders(grid, plan.interpolation, 1)
-    return image, Record(axis_map=axis_map, oriented=oriented, grid=grid, restoration_orders=orders_back)
+    return image, Record(axis_map, oriented, box, grid, orders_back)
+
+
+def nonzero_box(voxels: Array, volume: Volume) -> Box:
+    """The smallest box (z, y, x) that holds every voxel other than 0 HU; the whole scan if there is none.
+
+    nnU-Net's ``crop_to_nonzero``: its filling of holes does not change the box. Air is -1000 HU, so for CT this cuts
+    only what software filled with zeros.
+    """
+    columns = np.zeros(voxels.shape[1:], dtype=bool)
+    planes = np.zeros(len(voxels), dtype=bool)
+    for index in range(len(voxels)):
+        plane = voxels[index].astype(np.float32)
+        _to_hu(plane, volume)
+        filled = plane != 0
+        columns |= filled
+        planes[index] = filled.any()
+    sides = []
+    for line in (planes, columns.any(axis=1), columns.any(axis=0)):
+        places = np.flatnonzero(line)
+        if not places.size:
+            return _whole(_shape(voxels))
+        sides.append(slice(int(places[0]), int(places[-1]) + 1))
+    z, y, x = sides
+    return (z, y, x)
+
+
+def normalise(image: Float32Array, plan: IntensityPlan) -> None:
+    """HU -> network input, in place."""
+    np.clip(image, *plan.clip_hu, out=image)
+    image -= np.float32(plan.subtract_hu)
+    image /= np.float32(plan.divide_hu)
 
 
 def interpolation_orders(grid: NetworkGrid, plan: InterpolationPlan, order: int) -> Shape:
@@ -71,3 +126,21 @@ def interpolation_orders(grid: NetworkGrid, plan: InterpolationPlan, order: int)
 
 def _coarsest_axes(spacing_zyx_mm: Vector) -> list[int]:
     return [axis for axis, spacing in enumerate(spacing_zyx_mm) if spacing == max(spacing_zyx_mm)]
+
+
+def _to_hu(stored: Float32Array, volume: Volume) -> None:
+    """Stored values -> HU, in place."""
+    if volume.slope != 1.0:
+        stored *= np.float32(volume.slope)
+    if volume.intercept != 0.0:
+        stored += np.float32(volume.intercept)
+
+
+def _whole(shape_zyx: Shape) -> Box:
+    z, y, x = (slice(0, length) for length in shape_zyx)
+    return (z, y, x)
+
+
+def _shape(array: Array) -> Shape:
+    z, y, x = array.shape
+    return (z, y, x)

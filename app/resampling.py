@@ -5,6 +5,7 @@ Splines on a grid are linear in the data, so zooming an axis is a matrix product
 are cells, so centres map as (i + 0.5) * n_in / n_out - 0.5, and the edge voxel continues outwards.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -60,9 +61,13 @@ def linear_neighbours(
 
 
 def resample(
-    voxels: Array, shape_zyx: Shape, orders: Shape, slope: float = 1.0, intercept: float = 0.0
+    voxels: Array,
+    shape_zyx: Shape,
+    orders: Shape,
+    prepare: Callable[[Float32Array], None] = lambda slab: None,
+    clip_overshoot: bool = False,
 ) -> Float32Array:
-    """float32 (z, y, x): ``slope * voxels + intercept`` interpolated to ``shape_zyx``.
+    """float32 (z, y, x): ``voxels`` interpolated to ``shape_zyx``.
 
     Works slab by slab along z: each slab alone becomes float, is shrunk in x and y, and adds its share to
     all output slices that it reaches. Peak memory is the result, one slab and the input as it came.
@@ -71,7 +76,9 @@ def resample(
         voxels: (z, y, x) of any real type and memory order.
         shape_zyx: of the result.
         orders: spline order per axis: 0, 1 or 3.
-        slope, intercept: from the file to HU.
+        prepare: changes the voxels of a slab in place before they are interpolated (to HU, say).
+        clip_overshoot: keep within the range of the input; where exactly one axis has order 0, within the range
+            of the plane across it that a voxel comes from (see ``InterpolationPlan``).
     """
     depth, height, width = voxels.shape
     along_z, along_y, along_x = (
@@ -79,17 +86,47 @@ def resample(
         for n_in, n_out, order in zip(voxels.shape, shape_zyx, orders, strict=True)
     )
     result = np.zeros((shape_zyx[0], shape_zyx[1] * shape_zyx[2]), dtype=np.float32)
+    extremes = _Extremes(voxels.shape, orders) if clip_overshoot else None
     thickness = max(1, _SLAB_BYTES // (4 * height * width))
     for start in range(0, depth, thickness):
         slab = np.array(voxels[start : start + thickness], dtype=np.float32, order="C")
-        if slope != 1.0:
-            slab *= np.float32(slope)
-        if intercept != 0.0:
-            slab += np.float32(intercept)
+        prepare(slab)
+        if extremes:
+            extremes.add(slab, start)
         in_plane = np.matmul(along_y, slab.reshape(-1, width).dot(along_x.T).reshape(len(slab), height, -1))
         weights = along_z[:, start : start + thickness]
         reached = np.flatnonzero(np.any(weights != 0, axis=1))
         if reached.size:
             rows = slice(reached[0], reached[-1] + 1)
             result[rows] += weights[rows] @ in_plane.reshape(len(slab), -1)
+    if extremes:
+        extremes.clip(result.reshape(shape_zyx))
     return result.reshape(shape_zyx)
+
+
+class _Extremes:
+    """Smallest and largest value of the input: of all of it, or plane by plane across the axis of order 0."""
+
+    def __init__(self, shape_zyx: tuple[int, ...], orders: Shape) -> None:
+        separate = [axis for axis, order in enumerate(orders) if order == 0]
+        self._axis = separate[0] if len(separate) == 1 else None
+        planes = 1 if self._axis is None else shape_zyx[self._axis]
+        self._low = np.full(planes, np.inf, dtype=np.float32)
+        self._high = np.full(planes, -np.inf, dtype=np.float32)
+
+    def add(self, slab: Float32Array, start: int) -> None:
+        """Takes note of the slab whose first plane along z is ``start``."""
+        across = tuple(axis for axis in range(3) if axis != self._axis)
+        place = slice(start, start + len(slab)) if self._axis == 0 else slice(None)
+        self._low[place] = np.minimum(self._low[place], slab.min(axis=across))
+        self._high[place] = np.maximum(self._high[place], slab.max(axis=across))
+
+    def clip(self, result: Float32Array) -> None:
+        """Brings the result (z, y, x) into range, in place."""
+        low, high = self._low, self._high
+        if self._axis is not None:
+            planes = nearest_indices(len(low), result.shape[self._axis])
+            shape = [1, 1, 1]
+            shape[self._axis] = -1
+            low, high = low[planes].reshape(shape), high[planes].reshape(shape)
+        np.clip(result, low, high, out=result)

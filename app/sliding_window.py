@@ -8,11 +8,16 @@ from math import ceil
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from app.errors import CaseError
-from app.plan import SlidingWindowPlan
+from app.plan import Accumulator, SlidingWindowPlan
 from app.volume import Float32Array, Shape
+
+Importance = npt.NDArray[np.float32] | npt.NDArray[np.float16]
+
+_PEAKS = {"float32": 1.0, "float16": 10.0}  # v2 multiplies its half-precision map by 10
 
 
 class Predictor(Protocol):
@@ -63,20 +68,19 @@ def tile_starts(length: int, patch: int, tile_step_size: float) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def gaussian_importance_map(patch_size: Shape, sigma_scale: float) -> Float32Array:
-    """float32 (z, y, x): weight of each voxel of a tile, 1 at the centre (nnU-Net's ``_get_gaussian``).
+def gaussian_importance_map(patch_size: Shape, sigma_scale: float, accumulator: Accumulator = "float32") -> Importance:
+    """(z, y, x): weight of each voxel of a tile (nnU-Net's ``_get_gaussian``, v2's ``compute_gaussian``).
 
-    A unit impulse at ``patch // 2`` blurred with sigma = patch * sigma_scale and scaled to a maximum of 1;
-    zeros become the smallest positive value, so that no voxel is left without weight.
+    A unit impulse at ``patch // 2`` blurred with sigma = patch * sigma_scale and scaled to a maximum of 1, or for
+    ``float16`` of 10, as v2 does; zeros become the smallest positive value, so that no voxel is left without weight.
     """
     impulse = np.zeros(patch_size)
     impulse[tuple(length // 2 for length in patch_size)] = 1
     blurred = ndimage.gaussian_filter(impulse, [length * sigma_scale for length in patch_size], mode="constant")
-    weights = (blurred / blurred.max()).astype(np.float32)
+    weights: Importance = (blurred / blurred.max() * _PEAKS[accumulator]).astype(accumulator)
     weights[weights == 0] = weights[weights > 0].min()
     weights.setflags(write=False)
-    importance: Float32Array = weights
-    return importance
+    return weights
 
 
 def streaming_axis(shape_zyx: Shape, patch_size: Shape) -> int:
@@ -124,8 +128,8 @@ def stream_logits(
     padded = _as_shape(tuple(max(length, side) for length, side in zip(image.shape, patch, strict=True)))
     before = _as_shape(tuple((full - length) // 2 for full, length in zip(padded, image.shape, strict=True)))
     axis = streaming_axis(padded, patch)
-    sums = _RunningSums(axis, before, _as_shape(image.shape), padded, patch, classes)
-    weights = gaussian_importance_map(patch, plan.gaussian_sigma_scale)
+    weights = gaussian_importance_map(patch, plan.gaussian_sigma_scale, plan.accumulator)
+    sums = _RunningSums(axis, before, _as_shape(image.shape), padded, weights, classes)
     scratch = np.empty((classes, *patch), dtype=np.float32)
     across = [starts[other] if other != axis else [0] for other in range(3)]
     for position in starts[axis]:
@@ -137,26 +141,32 @@ def stream_logits(
             )
             mean = _predict_mirrored(tile, predictor, classes, plan, mirror)
             np.multiply(mean, weights, out=scratch)
-            sums.add(scratch, weights, _as_shape(start))
+            sums.add(scratch, _as_shape(start))
             on_window()
     yield from sums.advance(padded[axis])
 
 
 class _RunningSums:
-    """Weighted sums of one patch's thickness along the streaming axis, moved along as planes are finished."""
+    """Weighted sums of one patch's thickness along the streaming axis, moved along as planes are finished.
 
-    def __init__(self, axis: int, before: Shape, shape: Shape, padded: Shape, patch: Shape, classes: int) -> None:
-        self._axis, self._before, self._shape, self._patch = axis, before, shape, patch
+    They are of the type of the importance map; in float16 each sum is rounded once a tile, as v2's are.
+    """
+
+    def __init__(
+        self, axis: int, before: Shape, shape: Shape, padded: Shape, importance: Importance, classes: int
+    ) -> None:
+        patch = _as_shape(importance.shape)
+        self._axis, self._before, self._shape, self._patch, self._importance = axis, before, shape, patch, importance
         live = tuple(patch[a] if a == axis else padded[a] for a in range(3))
-        self._logits = np.zeros((classes, *live), dtype=np.float32)
-        self._weights = np.zeros(live, dtype=np.float32)
+        self._logits = np.zeros((classes, *live), dtype=importance.dtype)
+        self._weights = np.zeros(live, dtype=importance.dtype)
         self._position = 0
 
-    def add(self, weighted: Float32Array, weights: Float32Array, start: Shape) -> None:
+    def add(self, weighted: Float32Array, start: Shape) -> None:
         """Adds a tile whose corner, apart from the streaming axis, is ``start``."""
         place = tuple(slice(first, first + side) for first, side in zip(start, self._patch, strict=True))
         self._logits[:, *place] += weighted
-        self._weights[place] += weights
+        self._weights[place] += self._importance
 
     def advance(self, position: int) -> Iterator[Slab]:
         """Hands out the planes before ``position`` and makes room for tiles that start there."""
@@ -186,7 +196,8 @@ class _RunningSums:
         )
         logits = self._logits[:, *inner]
         logits /= self._weights[inner]
-        return Slab(axis=axis, start=self._position + first - self._before[axis], logits=logits)
+        start = self._position + first - self._before[axis]
+        return Slab(axis=axis, start=start, logits=logits.astype(np.float32, copy=False))
 
 
 def _predict_mirrored(

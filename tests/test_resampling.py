@@ -9,7 +9,7 @@ from skimage.transform import resize
 
 from app import resampling
 from app.resampling import interpolation_matrix, linear_neighbours, nearest_indices, resample
-from app.volume import Shape
+from app.volume import Float32Array, Shape
 
 
 def scan(shape: Shape, seed: int = 0) -> np.ndarray:
@@ -60,7 +60,12 @@ def test_memory_order_and_sign_of_axes_change_nothing() -> None:
 def test_scaling_is_applied_before_interpolation() -> None:
     voxels = scan((10, 11, 12))
     expected = resample(voxels.astype(np.float64) * 0.5 - 1000, (17, 8, 19), (1, 1, 1))
-    np.testing.assert_allclose(resample(voxels, (17, 8, 19), (1, 1, 1), 0.5, -1000), expected, rtol=0, atol=1e-3)
+
+    def to_hu(slab: Float32Array) -> None:
+        slab *= 0.5
+        slab -= 1000
+
+    np.testing.assert_allclose(resample(voxels, (17, 8, 19), (1, 1, 1), to_hu), expected, rtol=0, atol=1e-3)
 
 
 def test_same_shape_is_the_identity() -> None:

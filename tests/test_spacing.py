@@ -24,7 +24,7 @@ PLAN = SpacingPlan(target_zyx_mm=(2.5, 2.0, 2.0), enforce="resample", largest_gr
     ],
 )
 def test_header_override_follows_the_slice_count(slices: int, expected_mm: float) -> None:
-    z, y, x = header_spacing((slices, 512, 512), (5.0, 0.9, 0.8), 0, PAPER)
+    z, y, x = header_spacing(slices, (5.0, 0.9, 0.8), 0, PAPER)
     assert z == pytest.approx(expected_mm, rel=1e-6)
     assert (y, x) == (0.75, 0.75)
 
@@ -40,7 +40,7 @@ def test_header_override_bounds_the_grid_between_150_and_750_slices(slices: int,
 
 
 def test_header_override_counts_slices_along_the_cranio_caudal_axis() -> None:
-    found = header_spacing((512, 700, 512), (0.8, 1.0, 0.8), 1, PAPER)
+    found = header_spacing(700, (0.8, 1.0, 0.8), 1, PAPER)
     assert found == pytest.approx((0.75, 0.42857143, 0.75))
 
 

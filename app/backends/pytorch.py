@@ -29,6 +29,11 @@ class TorchPredictor:
         if device == "cpu" and precision != "fp32" and not _calculates_in(precision):
             raise DeviceError(f"this CPU does not calculate in {precision}; use --precision fp32")
         source = bundle.folder / SAFETENSORS_FILE
+        if bundle.plan.network.described_by == "onnx":
+            raise BundleError(
+                f"{bundle.folder}: only network.onnx describes this network, PyTorch cannot build it; "
+                "use --backend openvino or onnxruntime"
+            )
         network = build_network(bundle.plan.network, bundle.plan.classes)
         try:
             weights = load(bundle.read(SAFETENSORS_FILE))

@@ -22,7 +22,7 @@ from app.errors import AppError
 from app.network import UNet
 from tools.phantom import write_phantoms
 from tools.train.cases import find_training_cases
-from tools.train.checkpoint import load_checkpoint
+from tools.train.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from tools.train.fit import PLAN_FILE, tune_process
 from tools.train.planning import read_train_plan
 from tools.train.validation import Validation
@@ -37,16 +37,14 @@ def run_trial(work: Path, seed: int, cpu_minutes: float) -> dict[str, Any]:
     data, held_out = _write_data(work / f"data_{seed}", seed)
     cache = work / f"cache_{seed}"
     _train("prepare", "--data", str(data), "--preset", "phantom-3d", "--out", str(cache))
-    common = ["--workers", "0", "--threads", "1"]
     limit = ["--stop-after-cpu-minutes", str(cpu_minutes)]
-    fit = ["fit", "--cache", str(cache), "--seed", str(seed), "--hold-out", *held_out, *common]
+    fit = ["--cache", str(cache), "--seed", str(seed), "--hold-out", *held_out]
     cps, supervised = work / f"cps_{seed}", work / f"supervised_{seed}"
-    _train(*fit, "--out", str(cps), *limit)
+    _fit(cps, fit, limit)
     result = {"cps": _score(cps, data, held_out)}
-    step = str(result["cps"]["iterations"])
-    _train(*fit, "--out", str(supervised), "--supervised", "--stop-at-step", step)
+    _fit(supervised, [*fit, "--supervised"], ["--stop-at-step", str(result["cps"]["iterations"])])
     result["supervised_equal_iterations"] = _score(supervised, data, held_out)
-    _train("resume", str(supervised), *common, *limit)
+    _fit(supervised, [], limit)
     result["supervised"] = _score(supervised, data, held_out)
     return result
 
@@ -71,7 +69,7 @@ def table(trials: dict[str, dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the trials that ``--out`` does not hold yet; returns the exit code."""
+    """Runs the trials that ``--out`` does not hold yet, from where they stand; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.train.phantom_trial",
         description="Trains CPS and the supervised baseline on phantoms with equal CPU time and scores them.",
@@ -116,6 +114,12 @@ def _write_data(folder: Path, seed: int) -> tuple[Path, list[str]]:
     for case_id in ids[LABELLED : LABELLED + UNLABELLED]:
         (folder / "labels" / f"{case_id}.nii.gz").unlink()
     return folder, ids[LABELLED + UNLABELLED :]
+
+
+def _fit(run: Path, fit: list[str], until: list[str]) -> None:
+    """Starts a training or goes on with it, on one thread and without workers, so that all CPU time is counted."""
+    start = ["resume", str(run)] if (run / CHECKPOINT_FILE).exists() else ["fit", "--out", str(run), *fit]
+    _train(*start, "--workers", "0", "--threads", "1", *until)
 
 
 def _train(*arguments: str) -> None:

@@ -94,7 +94,8 @@ def preprocessing_digest(plan: Plan) -> str:
     """SHA-256 of what decides the content of a cache; batch sizes, epochs and network do not."""
     values = asdict(plan)
     parts = {name: values[name] for name in ("labels", "orientation", "intensity", "interpolation")}
-    parts["target_zyx_mm"] = plan.spacing.target_zyx_mm
+    parts |= {name: values[name] for name in ("transpose_forward", "crop_to_nonzero")}
+    parts |= {name: values["spacing"][name] for name in ("target_zyx_mm", "keep_first_axis")}
     parts["spacing"] = training_spacing(plan)
     if parts["spacing"] == "resample":
         parts["largest_grid_zyx"] = plan.spacing.largest_grid_zyx
