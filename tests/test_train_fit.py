@@ -172,3 +172,38 @@ def test_unknown_plan_values_are_named(cache: Path, tmp_path: Path, capsys: pyte
 def test_exporting_nothing_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_main(["export", str(tmp_path / "nowhere"), str(tmp_path / "bundle")]) == 3
     assert "train_plan.json" in capsys.readouterr().err
+
+
+def test_a_packed_training_goes_on_elsewhere(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, packed, second = tmp_path / "first", tmp_path / "siblings.safetensors", tmp_path / "second"
+    assert train_main(["fit", "--cache", str(cache), "--out", str(first), *TINY, "--stop-at-step", "3"]) == 0
+    assert train_main(["pack", str(first), str(packed)]) == 0
+    assert packed.stat().st_size < (first / "checkpoint.pt").stat().st_size / 4
+    assert train_main(["unpack", str(packed), "--out", str(second), "--cache", str(cache)]) == 0
+    before, after = checkpoint(first)["trainer"], checkpoint(second)["trainer"]
+    for one, other in zip(before["networks"], after["networks"], strict=True):  # type: ignore[index]
+        assert_equal({key: value.half().float() for key, value in one.items()}, other)
+    assert train_main(["resume", str(second), "--workers", "0", "--threads", "1", "--stop-at-step", "4"]) == 0
+    assert [line["step"] for line in log_of(second)] == [1, 2, 3, 4]
+    assert (
+        train_main(["unpack", str(first / "checkpoint.pt"), "--out", str(tmp_path / "x"), "--cache", str(cache)]) == 2
+    )
+    assert "tools.train pack" in capsys.readouterr().err
+
+
+def test_new_optimisers_start_slowly(cache: Path, tmp_path: Path) -> None:
+    """The first iteration after ``unpack`` has a rate of 0, the hundredth 0.99 of the plan's."""
+    first, packed, second = tmp_path / "first", tmp_path / "siblings.safetensors", tmp_path / "second"
+    assert train_main(["fit", "--cache", str(cache), "--out", str(first), *TINY, "--stop-at-step", "2"]) == 0
+    assert train_main(["pack", str(first), str(packed)]) == 0
+    assert train_main(["unpack", str(packed), "--out", str(second), "--cache", str(cache)]) == 0
+    unpacked = checkpoint(second)["trainer"]["networks"]  # type: ignore[index]
+    resume = ["resume", str(second), "--workers", "0", "--threads", "1"]
+    assert train_main([*resume, "--stop-at-step", "3"]) == 0
+    still = checkpoint(second)["trainer"]
+    for one, other in zip(still["networks"], unpacked, strict=True):  # type: ignore[index]
+        assert_equal(dict(one), other)
+    assert still["warm_up_left"] == 99  # type: ignore[index]
+    assert train_main([*resume, "--stop-at-step", "4"]) == 0
+    moved = checkpoint(second)["trainer"]["networks"]  # type: ignore[index]
+    assert any(not torch.equal(moved[0][key], unpacked[0][key]) for key in moved[0])

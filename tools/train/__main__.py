@@ -1,4 +1,4 @@
-"""Command line: ``python -m tools.train prepare|fit|resume|export|curves``."""
+"""Command line: ``python -m tools.train prepare|fit|resume|export|pack|unpack|curves``."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ a whole training, from a data folder to label maps:
   python -m tools.train fit     --cache cache --out runs/first --data DIR --hold-out ID ID
   python -m tools.train resume  runs/first
   python -m tools.train export  runs/first weights/mine
+  python -m tools.train pack    runs/first siblings.safetensors    to go on with elsewhere, or on other scans: unpack
   python -m app --bundle weights/mine --input-dir scans --output-dir labels
 
 several GPUs: torchrun --nproc-per-node 8 -m tools.train fit --device cuda ...
@@ -37,7 +38,6 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     prepare.add_arguments(commands.add_parser("prepare", help="check, resample and cache scans"))
     fit = commands.add_parser("fit", help="start a training")
-    fit.add_argument("--cache", type=Path, required=True, help="folder that prepare wrote")
     fit.add_argument("--out", type=Path, required=True, help="folder of the training; must be new")
     plans = fit.add_mutually_exclusive_group()
     plans.add_argument(
@@ -55,10 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ema", type=float, default=0.0, metavar="DECAY", help="keep running means of the networks, 0.999 say"
     )
     fit.add_argument("--seed", type=int, default=0)
-    fit.add_argument("--data", type=Path, help="the data folder; needed to validate on whole scans")
-    fit.add_argument(
-        "--hold-out", nargs="+", default=[], metavar="ID", help="scans kept out of both sets; validated on if labelled"
-    )
+    _add_data_arguments(fit)
     _add_run_arguments(fit)
     resume = commands.add_parser("resume", help="continue a training exactly where its checkpoint stands")
     resume.add_argument("out", type=Path, metavar="RUN")
@@ -74,9 +71,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="1 as the paper (default); both: mean of their logits",
     )
     export.add_argument("--ema", action="store_true", help="the running means of the weights (fit --ema)")
+    pack = commands.add_parser("pack", help="write both networks, in half precision, to go on with elsewhere")
+    pack.add_argument("out", type=Path, metavar="RUN")
+    pack.add_argument("file", type=Path, metavar="FILE")
+    unpack = commands.add_parser("unpack", help="make a training of a packed file; resume then goes on with it")
+    unpack.add_argument("file", type=Path, metavar="FILE")
+    unpack.add_argument("--out", type=Path, required=True, help="folder of the training; must be new")
+    _add_data_arguments(unpack)
     curves = commands.add_parser("curves", help="draw the log")
     curves.add_argument("out", type=Path, metavar="RUN")
     return parser
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a training learns from."""
+    parser.add_argument("--cache", type=Path, required=True, help="folder that prepare wrote")
+    parser.add_argument("--data", type=Path, help="the data folder; needed to validate on whole scans")
+    parser.add_argument(
+        "--hold-out", nargs="+", default=[], metavar="ID", help="scans kept out of both sets; validated on if labelled"
+    )
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,14 +137,18 @@ def _fit(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         seed=arguments.seed,
     )
-    settings = {
+    settings = _settings(arguments)
+    if _leads():
+        start_folder(arguments.out, plan, options, settings)
+    return _train(arguments, plan, options, settings)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
         "cache": str(arguments.cache.resolve()),
         "data": str(arguments.data.resolve()) if arguments.data else None,
         "hold_out": arguments.hold_out,
     }
-    if _leads():
-        start_folder(arguments.out, plan, options, settings)
-    return _train(arguments, plan, options, settings)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
@@ -179,8 +196,26 @@ def _train(arguments: argparse.Namespace, plan: Any, options: Any, settings: dic
 def _export(arguments: argparse.Namespace) -> int:
     from tools.train.export import export_bundle
 
-    export_bundle(arguments.out, arguments.bundle, arguments.name or arguments.bundle.name, arguments.network, arguments.ema)
+    export_bundle(
+        arguments.out, arguments.bundle, arguments.name or arguments.bundle.name, arguments.network, arguments.ema
+    )
     print(f"{arguments.bundle} written; prove it with: python -m tools.convert verify {arguments.bundle}")
+    return 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from tools.train.handover import pack
+
+    pack(arguments.out, arguments.file)
+    print(f"{arguments.file} written, {arguments.file.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _unpack(arguments: argparse.Namespace) -> int:
+    from tools.train.handover import unpack
+
+    unpack(arguments.file, arguments.out, _settings(arguments))
+    print(f"{arguments.out} written; go on with: python -m tools.train resume {arguments.out}")
     return 0
 
 
@@ -218,7 +253,15 @@ def _leads() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-_COMMANDS = {"prepare": _prepare, "fit": _fit, "resume": _resume, "export": _export, "curves": _curves}
+_COMMANDS = {
+    "prepare": _prepare,
+    "fit": _fit,
+    "resume": _resume,
+    "export": _export,
+    "pack": _pack,
+    "unpack": _unpack,
+    "curves": _curves,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,6 +19,7 @@ from tools.train.sampling import Batch
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_WARM_UP = 100  # iterations after which new optimisers have learnt the size of the gradients
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -55,6 +56,7 @@ class Trainer:
         self._optimisers = [_new_optimiser(plan, network) for network in self.networks]
         self.averages = deepcopy(self.networks) if options.ema_decay else []
         self._averaged = 0
+        self._warm_up_left = 0
         self.precision = _resolve_precision(options.precision, rank.device)
         self._scaler = torch.amp.GradScaler(rank.device.type, enabled=self.precision == "fp16")
 
@@ -64,6 +66,8 @@ class Trainer:
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(losses.total).backward()
+        rate *= 1 - self._warm_up_left / _WARM_UP
+        self._warm_up_left = max(0, self._warm_up_left - 1)
         for network, optimiser in zip(self.networks, self._optimisers, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -85,18 +89,21 @@ class Trainer:
             "scaler": self._scaler.state_dict(),
             "averages": [average.state_dict() for average in self.averages],
             "averaged": self._averaged,
+            "warm_up_left": self._warm_up_left,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from ``state()``."""
+        """Continues from ``state()``; without optimisers in it, with new ones and a rate that rises from 0."""
         for network, weights in zip(self.networks, state["networks"], strict=True):
             network.load_state_dict(weights)
-        for optimiser, values in zip(self._optimisers, state["optimisers"], strict=True):
+        for optimiser, values in zip(self._optimisers, state["optimisers"], strict=False):
             optimiser.load_state_dict(values)
-        self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
         for average, weights in zip(self.averages, state["averages"], strict=True):
             average.load_state_dict(weights)
         self._averaged = state["averaged"]
+        self._warm_up_left = state.get("warm_up_left", 0) if state["optimisers"] else _WARM_UP
 
     def _losses(self, labelled: Batch, unlabelled: Batch | None, weight: float) -> CpsLosses:
         target = Target(self._move(labelled.label), self._move(labelled.annotated))

@@ -1,0 +1,85 @@
+"""A training in one small file, half precision: enough to go on with on another machine or on other scans.
+
+What is not in it are the optimisers; they start anew, with a learning rate that rises from 0.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from app.atomic_files import atomic_file
+from app.errors import AppError, UsageError
+from tools.train.checkpoint import load_checkpoint, save_checkpoint
+from tools.train.fit import LOG_FILE, OPTIONS_FILE, PLAN_FILE, start_folder
+from tools.train.planning import parse_train_plan
+from tools.train.trainer import TrainerOptions
+
+FORMAT = "3dcps-training-1"
+
+
+def pack(run: Path, file: Path) -> None:
+    """Writes the networks of a training (their running means, where it keeps them) with plan, options, progress, log.
+
+    Raises:
+        AppError: there is no training in ``run``, or it has diverged.
+        FolderError: the file cannot be written.
+    """
+    state = load_checkpoint(run)
+    networks = state["trainer"]["averages"] or state["trainer"]["networks"]
+    pairs = ((f"{i}.{key}", value) for i, weights in enumerate(networks) for key, value in weights.items())
+    tensors = {key: value.half().contiguous() for key, value in pairs}
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        raise AppError(f"{run}: weights do not fit float16; the training has diverged")
+    record = {
+        "plan": json.loads((run / PLAN_FILE).read_text()),
+        "options": json.loads((run / OPTIONS_FILE).read_text())["trainer"],
+        "schedule": state["schedule"],
+        "progress": state["progress"],
+        "log": (run / LOG_FILE).read_text() if (run / LOG_FILE).exists() else "",
+    }
+    with atomic_file(file) as stream:
+        stream.write(save(tensors, metadata={"format": FORMAT, "training": json.dumps(record)}))
+
+
+def unpack(file: Path, run: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder of a training that ``resume`` goes on with.
+
+    Args:
+        file: written by ``pack``.
+        run: new folder.
+        settings: cache, data folder and scans that are held out from now on.
+
+    Raises:
+        UsageError: the file is none of ``pack``'s.
+        AppError: there is a training in ``run``.
+    """
+    try:
+        with safe_open(file, framework="pt") as packed:
+            metadata = packed.metadata() or {}
+            tensors = {key: packed.get_tensor(key).float() for key in packed.keys()}  # noqa: SIM118 (no dict)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}); expected a file that `tools.train pack` wrote") from error
+    if metadata.get("format") != FORMAT:
+        raise UsageError(f"{file}: format {metadata.get('format')}; expected {FORMAT}, as `tools.train pack` writes it")
+    record = json.loads(metadata["training"])
+    plan = parse_train_plan(json.dumps(record["plan"]), str(file))
+    options = TrainerOptions(**record["options"])
+    networks = [_with_prefix(tensors, prefix) for prefix in sorted({key.partition(".")[0] for key in tensors})]
+    trainer = {
+        "networks": networks,
+        "averages": networks if options.ema_decay else [],
+        "averaged": 0,
+        "optimisers": [],
+        "scaler": {},
+    }
+    start_folder(run, plan, options, settings)
+    save_checkpoint(run, {"trainer": trainer, "schedule": record["schedule"], "progress": record["progress"]})
+    (run / LOG_FILE).write_text(record["log"])
+
+
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
