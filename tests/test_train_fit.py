@@ -97,14 +97,15 @@ def assert_equal(found: object, expected: object) -> None:
 
 @pytest.mark.long
 def test_ten_steps_equal_five_kill_9_and_the_rest(cache: Path, tmp_path: Path) -> None:
+    """In fp32: the bf16 weight gradients of two planes, as these patches have at the bottom, vary from call to call."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    fit = ["--cache", str(cache), *TINY, "--ema", "0.9", "--checkpoint-minutes", "0"]
+    fit = ["--cache", str(cache), *TINY, "--precision", "fp32", "--ema", "0.9", "--checkpoint-minutes", "0"]
     subprocess.run(command("fit", "--out", str(whole), *fit, "--stop-at-step", "10"), cwd=ROOT, check=True)
     process = subprocess.Popen(command("fit", "--out", str(cut), *fit), cwd=ROOT)
     wait_for_step(cut, 5, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    resume = ["resume", str(cut), "--workers", "0", "--threads", "1", "--stop-at-step", "10"]
+    resume = ["resume", str(cut), "--workers", "0", "--threads", "1", "--precision", "fp32", "--stop-at-step", "10"]
     assert checkpoint(cut)["progress"]["step"] < 10  # type: ignore[index]
     subprocess.run(command(*resume), cwd=ROOT, check=True)
     found, expected = checkpoint(cut), checkpoint(whole)

@@ -106,6 +106,7 @@ class Fit:
         self._schedule = Schedule(plan)
         self._progress = Progress()
         self._terminated = False
+        self._waited_s = 0.0
         self._start = (time.perf_counter(), time.process_time())
         if (folder / CHECKPOINT_FILE).exists():
             self._load()
@@ -131,9 +132,10 @@ class Fit:
     def _iterate(self, labelled: BatchLoader, unlabelled: BatchLoader | None, bar: "tqdm[Any]") -> None:
         step, plan = self._progress.step, self._plan
         weight = consistency_weight(step / plan.iterations_per_epoch, plan.ramp_up_epochs, plan.consistency_weight)
-        numbers = self._trainer.step(
-            next(labelled), None if unlabelled is None else next(unlabelled), weight, self._schedule.rate
-        )
+        start = time.perf_counter()
+        batches = next(labelled), None if unlabelled is None else next(unlabelled)
+        self._waited_s += time.perf_counter() - start
+        numbers = self._trainer.step(*batches, weight, self._schedule.rate)
         for name, value in numbers.items():
             self._progress.sums[name] = self._progress.sums.get(name, 0.0) + value
         self._progress.step += 1
@@ -147,9 +149,9 @@ class Fit:
         self._progress.sums = {}
         rate = self._schedule.rate
         self._schedule.finish_epoch(epoch, means["supervised"])
-        self._log(
-            {"kind": "epoch", "epoch": epoch, "losses": means, "consistency_weight": weight, "learning_rate": rate}
-        )
+        entry = {"kind": "epoch", "epoch": epoch, "losses": means, "waited_for_data_s": round(self._waited_s, 3)}
+        self._waited_s = 0.0
+        self._log({**entry, "consistency_weight": weight, "learning_rate": rate})
         every = self._limits.validate_every
         if self._validation and every and (epoch + 1) % every == 0 and self._rank.leads:
             network = (self._trainer.averages or self._trainer.networks)[0]
