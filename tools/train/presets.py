@@ -167,7 +167,7 @@ def _compact_3d(organs: tuple[str, ...]) -> TrainPlan:
 def _phantom_3d(organs: tuple[str, ...]) -> TrainPlan:
     """0.35 M parameters at 3 mm, for trials of ten CPU minutes on synthetic scans.
 
-    ``fit --stop-after-cpu-minutes 10`` ends them; the epochs are more than fit in.
+    ``fit --stop-after-cpu-minutes 10`` ends them; the epochs are more than fit into that.
     """
     network = NetworkPlan(
         features_per_stage=(8, 16, 32, 64),
@@ -180,7 +180,7 @@ def _phantom_3d(organs: tuple[str, ...]) -> TrainPlan:
         train_patch_size=(32, 48, 48),
         labelled_batch=1,
         unlabelled_batch=1,
-        epochs=200,
+        epochs=1000,
         iterations_per_epoch=20,
         learning_rate=2e-3,
         weight_decay=3e-5,
