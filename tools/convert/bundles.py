@@ -7,25 +7,70 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save
 
-from app.bundle import ONNX_FILE, PLAN_FILE, SAFETENSORS_FILE, load_bundle, write_hashes
-from app.errors import BundleError
-from app.plan import Plan
+from app.bundle import (
+    BUNDLE_FILES,
+    HASH_FILE,
+    ONNX_FILE,
+    PLAN_FILE,
+    SAFETENSORS_FILE,
+    Bundle,
+    load_bundle,
+    write_hashes,
+)
+from app.errors import BundleError, FolderError
+from app.plan import Plan, parse_plan
+from tools.convert.architectures import Architecture, export_onnx, restore
 from tools.convert.onnx_graph import Weights, build_onnx
 
+_ARCHITECTURE = "architecture"  # key in the metadata of network.safetensors
 
-def write_bundle(folder: Path, plan: Plan, weights: Weights, model_card: str) -> None:
-    """Writes plan, weights (float16 safetensors), ONNX, model card and hashes.
 
-    Rounding weights to float16 halves the files; both files hold the same rounded values.
+def write_bundle(
+    folder: Path,
+    plan: Plan,
+    weights: Weights,
+    model_card: str,
+    half: bool = True,
+    architecture: Architecture | None = None,
+) -> None:
+    """Writes plan, weights (safetensors), ONNX, model card and hashes; nothing if one of them cannot be made.
+
+    Args:
+        half: rounds the weights to float16, which halves the files; both files hold the same rounded values.
+        architecture: of a network that the plan does not describe; goes into the metadata of the safetensors.
+
+    Raises:
+        FolderError: the folder holds something else.
+        BundleError: the plan cannot be read back (a NaN in it).
+        ValueError: the weights are not those of the network.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    kind = np.float16 if half else np.float32
     # Contiguous, since safetensors writes memory as it lies: channels-last weights of a training would be scrambled.
-    rounded = {name: np.ascontiguousarray(value, dtype=np.float16) for name, value in weights.items()}
-    (folder / PLAN_FILE).write_text(json.dumps(asdict(plan), indent=1) + "\n")
-    (folder / SAFETENSORS_FILE).write_bytes(save(rounded))
-    (folder / ONNX_FILE).write_bytes(build_onnx(plan, rounded))
+    rounded = {name: np.ascontiguousarray(value, dtype=kind) for name, value in weights.items()}
+    metadata = None if architecture is None else {_ARCHITECTURE: architecture.to_json()}
+    onnx = build_onnx(plan, rounded) if metadata is None else _exported(plan, rounded, metadata[_ARCHITECTURE])
+    plan_text = json.dumps(asdict(plan), indent=1) + "\n"
+    parse_plan(plan_text, f"{folder / PLAN_FILE} (not written)")  # what nobody can read is not written
+    check_is_for_a_bundle(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PLAN_FILE).write_text(plan_text)
+    (folder / SAFETENSORS_FILE).write_bytes(save(rounded, metadata))
+    (folder / ONNX_FILE).write_bytes(onnx)
     (folder / "MODEL_CARD.md").write_text(model_card)
     write_hashes(folder)
+
+
+def check_is_for_a_bundle(folder: Path) -> None:
+    """Raises FolderError if the folder holds what is not a bundle's: the app would refuse the mixture."""
+    strangers = [path.name for path in folder.glob("*") if path.name not in (HASH_FILE, *BUNDLE_FILES)]
+    if strangers:
+        raise FolderError(f"{folder}: holds {', '.join(sorted(strangers)[:4])}; expected a new folder or a bundle's")
+
+
+def loses_nothing_as_half(weights: Weights) -> bool:
+    """Whether every weight is a float16 already (a network that was stored as such)."""
+    with np.errstate(over="ignore"):
+        return all(np.array_equal(value.astype(np.float16).astype(np.float32), value) for value in weights.values())
 
 
 def rebuild_onnx(folder: Path) -> None:
@@ -35,11 +80,34 @@ def rebuild_onnx(folder: Path) -> None:
         BundleError: the bundle is altered or its weights do not fit its plan.
     """
     bundle = load_bundle(folder)
+    weights = load(bundle.read(SAFETENSORS_FILE))
     try:
-        content = build_onnx(bundle.plan, load(bundle.read(SAFETENSORS_FILE)))
+        if bundle.plan.network.described_by == "onnx":
+            content = _exported(bundle.plan, weights, stored_architecture(bundle))
+        else:
+            content = build_onnx(bundle.plan, weights)
     except ValueError as error:
         raise BundleError(
             f"{folder / SAFETENSORS_FILE}: {error}; expected the weights of the plan's network"
         ) from error
     (folder / ONNX_FILE).write_bytes(content)
     write_hashes(folder)
+
+
+def stored_architecture(bundle: Bundle) -> str:
+    """The network in the metadata of ``network.safetensors``, as ``Architecture.to_json`` wrote it.
+
+    Raises:
+        BundleError: there is none.
+    """
+    content = bundle.read(SAFETENSORS_FILE)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # the format's first field
+    found = header.get("__metadata__", {}).get(_ARCHITECTURE)
+    if found is None:
+        raise BundleError(f"{bundle.folder / SAFETENSORS_FILE}: does not say which network it is; import it anew")
+    return str(found)
+
+
+def _exported(plan: Plan, weights: Weights, architecture_json: str) -> bytes:
+    half = all(value.dtype == np.float16 for value in weights.values())
+    return export_onnx(restore(architecture_json, plan.classes, weights), plan, half)

@@ -53,6 +53,20 @@ def build_onnx(plan: Plan, weights: Weights) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def store_as_half(model: onnx.ModelProto) -> None:
+    """Rounds the float32 weights of a model to float16, in place, with a Cast to float32 behind each."""
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type == TensorProto.FLOAT:
+            name = weight.name
+            rounded = numpy_helper.to_array(weight).astype(np.float16)
+            weight.CopyFrom(numpy_helper.from_array(rounded, f"{name}.float16"))
+            casts.append(helper.make_node("Cast", [f"{name}.float16"], [name], name=name, to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 class _Graph:
     """Nodes and initializers in the order of the forward pass."""
 
