@@ -33,8 +33,8 @@ class UNet(nn.Module):
     """Plain U-Net: two blocks a stage, strided convolutions down, transposed convolutions up.
 
     A block is convolution (bias) - instance norm (affine, eps 1e-5) - LeakyReLU(0.01). Transposed convolutions
-    (kernel = stride) and the 1x1 heads have no bias. ``seg[i]`` is the head of decoder level i, deepest first.
-    With the paper's plan: 30,794,784 parameters in 3-D, 41,285,472 in 2-D.
+    (kernel = stride) and the 1x1 heads have a bias only if the plan says so. ``seg[i]`` is the head of decoder level i,
+    deepest first. With the paper's plan: 30,794,784 parameters in 3-D, 41,285,472 in 2-D.
     """
 
     def __init__(self, plan: NetworkPlan, classes: int, in_channels: int = 1) -> None:
@@ -50,13 +50,13 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         self.dec = nn.ModuleList()
         self.seg = nn.ModuleList()
-        no_stride = (1,) * dimensions
+        no_stride, bias = (1,) * dimensions, plan.decoder_biases
         for stage in range(len(features) - 1, 0, -1):
             below, width = features[stage], features[stage - 1]
-            stride, kernel = plan.strides[stage], plan.kernel_sizes[stage - 1]
-            self.up.append(_TRANSPOSED[dimensions](below, width, cast(Any, stride), cast(Any, stride), bias=False))
+            stride, kernel = plan.strides[stage], plan.decoder_kernel(stage - 1)
+            self.up.append(_TRANSPOSED[dimensions](below, width, cast(Any, stride), cast(Any, stride), bias=bias))
             self.dec.append(_Stage(dimensions, 2 * width, width, kernel, no_stride, plan.residual))
-            self.seg.append(_CONVOLUTION[dimensions](width, classes, 1, bias=False))
+            self.seg.append(_CONVOLUTION[dimensions](width, classes, 1, bias=bias))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(batch, classes, ...) logits at full resolution of a (batch, 1, ...) image."""

@@ -28,6 +28,9 @@ class NetworkPlan:
         strides: stride of each stage's first convolution, per axis (z, y, x) or (y, x); the first is all 1.
         kernel_sizes: kernel of each stage's convolutions, per axis; odd.
         residual: identity shortcut around the second block of a stage (the paper's text; its code has none).
+        decoder_kernels: a decoder level has the kernel of its own encoder stage (v2) or of the one below it (v1); they
+            differ only where kernels do.
+        decoder_biases: transposed convolutions and heads have biases (v2).
         described_by: ``onnx`` if the other entries do not say all (v2's residual encoders): the torch backend, which
             builds the network from them, then cannot serve it.
         siblings: networks of this architecture whose logits are averaged (2: both of a CPS pair).
@@ -37,6 +40,8 @@ class NetworkPlan:
     strides: tuple[tuple[int, ...], ...]
     kernel_sizes: tuple[tuple[int, ...], ...]
     residual: bool = False
+    decoder_kernels: Literal["own", "below"] = "own"
+    decoder_biases: bool = False
     described_by: Literal["plan", "onnx"] = "plan"
     siblings: int = 1
 
@@ -55,6 +60,10 @@ class NetworkPlan:
             raise ValueError("kernel sizes must be odd")
         if self.siblings < 1:
             raise ValueError("siblings must be positive")
+
+    def decoder_kernel(self, stage: int) -> tuple[int, ...]:
+        """Kernel of the decoder level that joins encoder stage ``stage``."""
+        return self.kernel_sizes[stage + 1 if self.decoder_kernels == "below" else stage]
 
     @property
     def dimensions(self) -> int:

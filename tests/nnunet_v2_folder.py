@@ -58,10 +58,10 @@ def v2_architecture(residual: bool = False, flat: bool = False) -> dict[str, Any
     }
 
 
-def v2_network(residual: bool = False, flat: bool = False, decoder_biases: bool = True) -> nn.Module:
+def v2_network(residual: bool = False, flat: bool = False) -> nn.Module:
     """The same network by nnU-Net's library, in its own arguments, as at inference."""
     kind = ResidualEncoderUNet if residual else PlainConvUNet
-    network = make_random(
+    return make_random(
         kind(
             input_channels=1,
             n_stages=3,
@@ -79,12 +79,6 @@ def v2_network(residual: bool = False, flat: bool = False, decoder_biases: bool 
             nonlin_kwargs={"inplace": True},
         )
     )
-    if not decoder_biases:
-        with torch.no_grad():
-            for name, value in network.named_parameters():
-                if name.endswith("bias") and ("transpconvs" in name or "seg_layers" in name):
-                    value.zero_()
-    return network
 
 
 def v2_plans(residual: bool = False, flat: bool = False) -> dict[str, Any]:

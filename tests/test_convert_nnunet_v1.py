@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from app.__main__ import main as segment
-from app.backends import create_predictor
+from app.backends import Backend, create_predictor
 from app.bundle import load_bundle
 from app.plan import Plan
 from tests.nnunet_v1_folder import (
@@ -32,6 +32,8 @@ from tests.nnunet_v1_folder import (
 )
 from tools.convert.__main__ import main
 from tools.phantom import make_phantom, write_image
+
+BACKENDS: tuple[Backend, ...] = ("openvino", "onnxruntime", "torch")
 
 
 def import_v1(model: Path, *options: str) -> Path:
@@ -53,25 +55,18 @@ def forward(network: nn.Module, tile: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize(("uneven", "described_by"), [(False, "plan"), (True, "onnx")])
-def test_the_backends_repeat_the_network(flat: bool, uneven: bool, described_by: str, tmp_path: Path) -> None:
-    """v1's decoder has the kernels of the level below, which ``app.network`` has not if they differ."""
+@pytest.mark.parametrize("uneven", [False, True])
+def test_the_backends_repeat_the_network(flat: bool, uneven: bool, tmp_path: Path) -> None:
+    """v1's decoder has the kernels of the level below: that shows if they are uneven."""
     network = v1_network(flat, uneven)
     folder = import_v1(write_v1(tmp_path / "model", v1_plans(flat, uneven), OrderedDict(network.state_dict())))
     bundle = load_bundle(folder)
-    assert bundle.plan.network.described_by == described_by
+    assert bundle.plan.network.decoder_kernels == "below"
     tile = np.random.default_rng(0).normal(size=(1, *PATCH_2D) if flat else PATCH_3D).astype(np.float32)
     expected = forward(network, tile)
-    for backend in ("openvino", "onnxruntime", *(("torch",) if described_by == "plan" else ())):
+    for backend in BACKENDS:
         found = create_predictor(bundle, backend, "cpu", "fp32")[0].predict(tile)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-
-
-def test_verify_compares_an_uneven_network_with_pytorch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = v1_network(uneven=True).state_dict()
-    folder = import_v1(write_v1(tmp_path / "model", v1_plans(uneven=True), state))
-    assert main(["verify", str(folder)]) == 0
-    assert "nnU-Net v1's network" in capsys.readouterr().out
 
 
 def test_the_plan_says_what_v1_does(tmp_path: Path) -> None:

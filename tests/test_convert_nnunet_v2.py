@@ -33,14 +33,9 @@ def plan_of(bundle: Path) -> Plan:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize(
-    ("residual", "decoder_biases", "described_by"),
-    [(False, False, "plan"), (False, True, "onnx"), (True, True, "onnx")],
-)
-def test_the_backends_repeat_the_network(
-    flat: bool, residual: bool, decoder_biases: bool, described_by: str, tmp_path: Path
-) -> None:
-    network = v2_network(residual, flat, decoder_biases)
+@pytest.mark.parametrize(("residual", "described_by"), [(False, "plan"), (True, "onnx")])
+def test_the_backends_repeat_the_network(flat: bool, residual: bool, described_by: str, tmp_path: Path) -> None:
+    network = v2_network(residual, flat)
     folder = import_v2(write_v2(tmp_path / "model", v2_plans(residual, flat), network=network))
     bundle = load_bundle(folder)
     assert bundle.plan.network.described_by == described_by
@@ -195,6 +190,6 @@ def test_another_network_than_the_plans_is_refused(tmp_path: Path, capsys: pytes
 def test_the_torch_backend_says_why_it_cannot(tmp_path: Path) -> None:
     from app.errors import BundleError
 
-    folder = import_v2(write_v2(tmp_path / "model"))
+    folder = import_v2(write_v2(tmp_path / "model", v2_plans(residual=True), network=v2_network(residual=True)))
     with pytest.raises(BundleError, match=r"only network\.onnx describes"):
         create_predictor(load_bundle(folder), "torch", "cpu", "fp32")

@@ -1,7 +1,4 @@
-"""Networks that a plan cannot describe: read by a list of allowed names, built in PyTorch, written as ONNX.
-
-v2's come from nnU-Net's own library. v1's is ``app.network``'s but for the kernels of the decoder.
-"""
+"""Networks that a plan cannot describe: read by a list of allowed names, built by nnU-Net's own library, as ONNX."""
 
 import io
 import json
@@ -15,12 +12,10 @@ import torch
 from torch import nn
 
 from app.backends.shapes import network_shapes
-from app.network import UNet
 from app.plan import NetworkPlan, Plan
 from tools.convert.model_folder import ModelError, entry, refuse_unless
 from tools.convert.onnx_graph import IR_VERSION, OPSET, Weights, store_as_half
 
-_V1_CLASS = "Generic_UNet"
 _PLACES = (
     "dynamic_network_architectures.architectures.unet",
     "dynamic_network_architectures.architectures.residual_unet",
@@ -51,8 +46,8 @@ class Architecture:
     """A network that ``app.network`` cannot build.
 
     Attributes:
-        class_name: ``PlainConvUNet`` or ``ResidualEncoderUNet`` (v2), ``Generic_UNet`` (v1).
-        arguments: v2: of the constructor, as in ``plans.json``, classes by their names; v1: those of a ``NetworkPlan``.
+        class_name: ``PlainConvUNet`` or ``ResidualEncoderUNet``.
+        arguments: of the constructor, as in ``plans.json``, classes by their names.
     """
 
     class_name: str
@@ -97,6 +92,7 @@ def network_plan(architecture: Architecture, in_app: bool, source: str) -> Netwo
             features_per_stage=tuple(arguments["features_per_stage"]),
             strides=tuple(map(tuple, arguments["strides"])),
             kernel_sizes=tuple(map(tuple, arguments["kernel_sizes"])),
+            decoder_biases=in_app,
             described_by="plan" if in_app else "onnx",
         )
     except ValueError as error:
@@ -104,7 +100,7 @@ def network_plan(architecture: Architecture, in_app: bool, source: str) -> Netwo
 
 
 def is_plain(architecture: Architecture) -> bool:
-    """Whether ``app.network`` has the same layers, biases of transposed convolutions and heads aside."""
+    """Whether ``app.network`` has the same layers."""
     arguments = architecture.arguments
     return (
         architecture.class_name == "PlainConvUNet"
@@ -115,22 +111,8 @@ def is_plain(architecture: Architecture) -> bool:
     )
 
 
-def v1_architecture(plan: NetworkPlan) -> Architecture | None:
-    """v1's network, if it is not that of the plan: its decoder has the kernels of the level below.
-
-    Kernels (1, 3, 3), (3, 3, 3), (3, 3, 3) give (3, 3, 3) at both levels of the decoder; here, as in v2, the upper one
-    has (1, 3, 3). With one kernel for all there is no difference.
-    """
-    if len(set(plan.kernel_sizes)) == 1:
-        return None
-    names = ("features_per_stage", "strides", "kernel_sizes")
-    return Architecture(_V1_CLASS, {name: getattr(plan, name) for name in names})
-
-
 def build(architecture: Architecture, classes: int) -> nn.Module:
     """The network for one channel, untrained, as at inference (without deep supervision)."""
-    if architecture.class_name == _V1_CLASS:
-        return _build_v1(NetworkPlan(**architecture.arguments), classes).eval()
     from dynamic_network_architectures.architectures import unet  # type: ignore[import-untyped]
 
     arguments = {
@@ -187,18 +169,6 @@ def export_onnx(network: nn.Module, plan: Plan, half: bool) -> bytes:
         store_as_half(model)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _build_v1(plan: NetworkPlan, classes: int) -> UNet:
-    """The app's network with the convolutions of the decoder exchanged."""
-    network = UNet(plan, classes)
-    for stage, kernel in zip(network.dec, reversed(plan.kernel_sizes), strict=False):  # deepest first
-        padding = cast(Any, tuple(side // 2 for side in kernel))
-        for block in cast(nn.ModuleList, stage):
-            blocks = cast(nn.Sequential, block)
-            old = cast(nn.Conv3d, blocks[0])
-            blocks[0] = type(old)(old.in_channels, old.out_channels, cast(Any, tuple(kernel)), padding=padding)
-    return network
 
 
 def _spread_over_stages(arguments: dict[str, Any], blocks: str, source: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from tools.convert.model_folder import ModelError
 from tools.convert.onnx_graph import Weights
 
-KeyTable = Mapping[str, str | None]
+KeyTable = Mapping[str, str]
 
 # nnU-Net v1, Generic_UNet. The deepest stage is two stacks of one block, the others one stack of two.
 V1_KEYS: KeyTable = {
@@ -22,29 +22,22 @@ V1_KEYS: KeyTable = {
     "seg_outputs.{level}.weight": "seg.{level}.weight",
 }
 
-# nnU-Net v2, PlainConvUNet. None: a bias that ours does not have; the importer has seen that it is 0.
+# nnU-Net v2, PlainConvUNet.
 V2_KEYS: KeyTable = {
     "encoder.stages.{stage}.0.convs.{block}.conv.{part}": "enc.{stage}.{block}.0.{part}",
     "encoder.stages.{stage}.0.convs.{block}.norm.{part}": "enc.{stage}.{block}.1.{part}",
-    "decoder.transpconvs.{level}.weight": "up.{level}.weight",
-    "decoder.transpconvs.{level}.bias": None,
+    "decoder.transpconvs.{level}.{part}": "up.{level}.{part}",
     "decoder.stages.{level}.convs.{block}.conv.{part}": "dec.{level}.{block}.0.{part}",
     "decoder.stages.{level}.convs.{block}.norm.{part}": "dec.{level}.{block}.1.{part}",
-    "decoder.seg_layers.{level}.weight": "seg.{level}.weight",
-    "decoder.seg_layers.{level}.bias": None,
+    "decoder.seg_layers.{level}.{part}": "seg.{level}.{part}",
 }
-
-
-def names_without_place(weights: Weights, table: KeyTable) -> list[str]:
-    """Names of weights for which ours has no place (None in the table)."""
-    patterns = [_pattern(theirs) for theirs, ours in table.items() if ours is None]
-    return [name for name in weights if any(pattern.fullmatch(name) for pattern in patterns)]
 
 
 def translate(weights: Weights, table: KeyTable, source: str) -> Weights:
     """The weights under the names of ``app.network.UNet``: tu.0.weight becomes up.0.weight.
 
-    Convolutions before a norm have a bias in ours; the norm takes any constant away, so a missing one is 0.
+    A missing bias is 0: that of a convolution before a norm, which takes any constant away, and, where heads have one,
+    that of a transposed convolution.
 
     Raises:
         ModelError: a weight that the table does not know.
@@ -55,14 +48,16 @@ def translate(weights: Weights, table: KeyTable, source: str) -> Weights:
         matches = [(hit, ours) for pattern, ours in patterns if (hit := pattern.fullmatch(key))]
         if not matches:
             strangers.append(key)
-        elif (ours := matches[0][1]) is not None:
-            found[ours.format(**matches[0][0].groupdict())] = value
+        else:
+            hit, ours = matches[0]
+            found[ours.format(**hit.groupdict())] = value
     if strangers:
         shown = ", ".join(sorted(strangers)[:4])
         raise ModelError(f"{source}: {len(strangers)} weights that the plain U-Net does not have ({shown}, ...)")
-    for key in [key for key in found if re.fullmatch(r"(enc|dec)\.\d+\.\d+\.0\.weight", key)]:
-        bias = key.replace("weight", "bias")
-        found.setdefault(bias, np.zeros(len(found[key]), dtype=found[key].dtype))
+    biased = r"(enc|dec)\.\d+\.\d+\.0\.weight" + (r"|up\.\d+\.weight" if "seg.0.bias" in found else "")
+    for key in [key for key in found if re.fullmatch(biased, key)]:
+        channels = found[key].shape[1 if key.startswith("up.") else 0]
+        found.setdefault(key.replace("weight", "bias"), np.zeros(channels, dtype=found[key].dtype))
     return found
 
 

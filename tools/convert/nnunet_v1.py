@@ -1,7 +1,6 @@
 """nnU-Net v1's results folder, read by its own rules, as what a bundle holds."""
 
 import ast
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 
 from app.plan import NetworkPlan, PostprocessingPlan
-from tools.convert.architectures import v1_architecture
 from tools.convert.inference_facts import V1, Facts, Imported, build_plan, integers, numbers
 from tools.convert.key_tables import V1_KEYS, translate
 from tools.convert.model_folder import (
@@ -57,12 +55,11 @@ def read_model(request: Request) -> Imported:
     flat = len(entry(stage, "patch_size", source)) == 2
     _refuse_other_inference(plans, flat, source)
     network = _network(plans, stage, weights, source)
-    architecture = v1_architecture(network)
     labels, label_notes = _labels(request.model, plans, source)
     mirrored = () if trainer in _NOT_MIRRORING else (0, 1) if flat else (0, 1, 2)
     facts = Facts(
         labels=labels,
-        network=replace(network, described_by="plan" if architecture is None else "onnx"),
+        network=network,
         intensity=_intensity(plans, source),
         spacing_mm=numbers(entry(stage, "current_spacing", source), f"{source}: current_spacing"),
         patch_size=integers(stage["patch_size"], f"{source}: patch_size"),
@@ -72,7 +69,7 @@ def read_model(request: Request) -> Imported:
     )
     plan = build_plan(V1, request, facts, source)
     notes = (trainer_note(info["name"], trainer), *weight_notes, *label_notes)
-    return Imported(V1, plan, weights, architecture, notes)
+    return Imported(V1, plan, weights, None, notes)
 
 
 def _stage(plans: dict[str, Any], init: Any, source: str) -> dict[str, Any]:
@@ -116,6 +113,7 @@ def _network(plans: dict[str, Any], stage: dict[str, Any], weights: Weights, sou
             features_per_stage=tuple(len(weight) for weight in first),
             strides=((1,) * len(kernels[0]), *pooling),
             kernel_sizes=tuple(kernels),
+            decoder_kernels="below",
         )
     except ValueError as error:
         raise ModelError(f"{source}: {error}") from error

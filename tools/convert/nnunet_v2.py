@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
 from app.plan import PostprocessingPlan
 from tools.convert.architectures import Architecture, build, is_plain, network_plan, own_weights, read_architecture
 from tools.convert.inference_facts import V2, Facts, Imported, build_plan, integers, numbers
-from tools.convert.key_tables import V2_KEYS, names_without_place, translate
+from tools.convert.key_tables import V2_KEYS, translate
 from tools.convert.model_folder import (
     ModelError,
     Request,
@@ -135,8 +133,7 @@ def _weights(checkpoint: dict[str, Any], architecture: Architecture, classes: in
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ModelError(f"{source}: the weights are not those of the network in plans.json ({error})") from error
     weights = {name: value.float().numpy() for name, value in own_weights(network).items()}
-    zero = not any(np.any(weights[name]) for name in names_without_place(weights, V2_KEYS))
-    if is_plain(architecture) and zero:
+    if is_plain(architecture):
         return translate(weights, V2_KEYS, source), True
     return weights, False
 

@@ -103,9 +103,11 @@ class _Graph:
             up = self._add_transposed(f"{prefix}up.{level}", current, network.strides[stage])
             joined = f"{prefix}dec.{level}.joined"
             self.nodes.append(helper.make_node("Concat", [up, skips.pop()], [joined], name=joined, axis=1))
-            current = self._add_stage(f"{prefix}dec.{level}", joined, network.kernel_sizes[stage - 1], ones)
-        self.used.update(f"{prefix}seg.{level}.weight" for level in range(self._levels - 1))
-        self._add_convolution(f"{prefix}seg.{self._levels - 1}", current, ones, ones, output=output, bias=False)
+            current = self._add_stage(f"{prefix}dec.{level}", joined, network.decoder_kernel(stage - 1), ones)
+        unused = tuple(f"{prefix}seg.{level}." for level in range(self._levels - 1))
+        self.used.update(name for name in self._weights if name.startswith(unused))
+        last = f"{prefix}seg.{self._levels - 1}"
+        self._add_convolution(last, current, ones, ones, output=output, bias=network.decoder_biases)
 
     def _add_stage(self, name: str, source: str, kernel: tuple[int, ...], stride: tuple[int, ...]) -> str:
         ones = (1,) * len(stride)
@@ -141,6 +143,8 @@ class _Graph:
 
     def _add_transposed(self, name: str, source: str, stride: tuple[int, ...]) -> str:
         inputs = [source, self._weight(f"{name}.weight")]
+        if self._network.decoder_biases:
+            inputs.append(self._weight(f"{name}.bias"))
         steps = list(stride)
         node = helper.make_node("ConvTranspose", inputs, [f"{name}.out"], name=name, kernel_shape=steps, strides=steps)
         self.nodes.append(node)
