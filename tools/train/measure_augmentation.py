@@ -21,9 +21,11 @@ from app.errors import AppError
 from app.network import UNet
 from tools.train.augmentation import NNUNET_2D, NNUNET_3D, SMALL_DATA, WITHOUT
 from tools.train.cache import CaseCache, open_cache
+from tools.train.fit import tune_process
 from tools.train.losses import Target, deep_supervision_loss
 from tools.train.planning import TrainPlan, read_train_plan
 from tools.train.sampling import Batch, BatchLoader
+from tools.train.trainer import resolve_precision
 
 SCHEMA_VERSION = 1
 _AUGMENTATIONS = {"small-data": SMALL_DATA, "nnunet-3d": NNUNET_3D, "nnunet-2d": NNUNET_2D, "none": WITHOUT}
@@ -43,7 +45,7 @@ def measure_patches(cases: list[CaseCache], plan: TrainPlan, labelled: bool, pat
 
 
 def measure_network(plan: TrainPlan, batch: Batch, repeats: int) -> dict[str, float]:
-    """Core-seconds and wall seconds of a patch through one network, forward and backward, fp32; medians."""
+    """Core-seconds and wall seconds of a patch through one network, forward and backward, as trained; medians."""
     step = _training_step(plan)
     step(batch)
     core, wall = [], []
@@ -72,8 +74,11 @@ def measure_loop(cases: list[CaseCache], plan: TrainPlan, workers: int, steps: i
 def _training_step(plan: TrainPlan) -> Callable[[Batch], None]:
     network = UNet(plan.app.network, plan.app.classes)
 
+    precision = resolve_precision("auto", torch.device("cpu"))
+
     def step(batch: Batch) -> None:
-        heads = network.deep_supervision(batch.image)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            heads = network.deep_supervision(batch.image)
         target = Target(batch.label, batch.annotated)
         deep_supervision_loss(heads, [target.at_scale(head.shape[2:]) for head in heads]).backward()
 
@@ -93,7 +98,12 @@ def measure(cases: list[CaseCache], plan: TrainPlan, arguments: argparse.Namespa
         "schema_version": SCHEMA_VERSION,
         "plan": plan.app.name,
         "patch_size": plan.train_patch_size,
-        "machine": {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": {
+            "processor": platform.processor(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "precision": resolve_precision("auto", torch.device("cpu")),
+        },
         "patch_core_s": {
             "labelled": measure_patches(cases, plan, True, arguments.patches),
             "unlabelled": measure_patches(cases, plan, False, arguments.patches),
@@ -123,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
+    tune_process(arguments.threads)
     try:
         plan = read_train_plan(arguments.plan or arguments.cache / "train_plan.json")
         if arguments.augmentation != "plan":

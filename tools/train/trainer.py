@@ -57,7 +57,7 @@ class Trainer:
         self.averages = deepcopy(self.networks) if options.ema_decay else []
         self._averaged = 0
         self._warm_up_left = 0
-        self.precision = _resolve_precision(options.precision, rank.device)
+        self.precision = resolve_precision(options.precision, rank.device)
         self._scaler = torch.amp.GradScaler(rank.device.type, enabled=self.precision == "fp16")
 
     def step(self, labelled: Batch, unlabelled: Batch | None, weight: float, rate: float) -> dict[str, float]:
@@ -164,7 +164,7 @@ def _new_optimiser(plan: TrainPlan, network: UNet) -> torch.optim.Optimizer:
     )
 
 
-def _resolve_precision(precision: Precision, device: torch.device) -> str:
+def resolve_precision(precision: Precision, device: torch.device) -> str:
     """``auto`` made definite. A CPU without bf16 instructions would emulate it, slower than fp32."""
     if precision != "auto":
         return precision
