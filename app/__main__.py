@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app import __version__
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, UsageError
+from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, processor_limit
 
 _DESCRIPTION = "Segments 13 abdominal organs in CT scans: one NIfTI label map per scan, on the scan's own voxel grid."
 _EPILOG = """\
@@ -75,6 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: bf16 where the CPU calculates in it, else fp32; on CUDA fp16 with PyTorch, fp32 with ONNX Runtime",
     )
+    network.add_argument(
+        "--threads",
+        type=_count,
+        metavar="N",
+        help="CPU threads of the network (default: the processors that affinity and the container's quota allow)",
+    )
     pipeline = parser.add_argument_group("pipeline (all other constants are in the bundle's plan.json)")
     pipeline.add_argument(
         "--mode",
@@ -90,6 +97,15 @@ def build_parser() -> argparse.ArgumentParser:
         default="bundle",
         help="enforced spacing. bundle: what the plan says (default); off: none; header: the paper's override by "
         "slice count; resample: true spacing, bounded grid",
+    )
+    pipeline.add_argument(
+        "--max-memory",
+        type=_size,
+        metavar="SIZE",
+        default=DEFAULT_MAX_MEMORY,
+        help="memory that this process may take, such as 28g, 1500m or bytes; less if the container or the machine has "
+        "less. A case that needs more gets a coarser spacing if the bundle allows it, or fails at once "
+        "(default: %(default)s)",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every stage, also on a terminal")
     parser.add_argument("-q", "--quiet", action="store_true", help="log errors only, show no progress bar")
@@ -120,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:
     _check_usage(arguments)
-    from app.backends import create_predictor  # here, so that --help and usage errors cost no imports
+    from app.backends import create_predictor, expected_memory  # here, so that --help and usage errors cost no imports
     from app.bundle import load_bundle
     from app.cases import find_cases, prepare_output_folder, single_case
     from app.pipeline import Options, run
@@ -146,6 +162,7 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
             spacing=plan.spacing.enforce if arguments.spacing == "bundle" else arguments.spacing,
             mirror=arguments.mirror,
             skip_existing=arguments.skip_existing,
+            max_memory_bytes=arguments.max_memory,
         )
         if options.mirror and not plan.sliding_window.mirror_axes:
             record.warnings.append(
@@ -153,9 +170,13 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
             )
             logger.warning(record.warnings[-1])
         record.options.update(mode=options.mode, spacing=options.spacing)  # as they are, where the plan decided
-        factory = partial(create_predictor, bundle, arguments.backend, arguments.device, arguments.precision)
+        record.threads = arguments.threads or processor_limit()
+        factory = partial(
+            create_predictor, bundle, arguments.backend, arguments.device, arguments.precision, record.threads
+        )
+        network_memory = expected_memory(bundle, arguments.backend, arguments.device, arguments.precision)
         progress = TerminalProgress(len(cases)) if terminal else SilentProgress()
-        run(cases, plan, factory, options, progress, record)
+        run(cases, plan, factory, options, progress, record, network_memory)
         record.exit_code = EXIT_CASE_FAILED if record.count("failed") else EXIT_OK
         logger.info(
             "%d segmented, %d skipped, %d failed in %.1f s",
@@ -174,6 +195,21 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         if arguments.report:
             record.write(arguments.report)
     return record.exit_code
+
+
+def _size(text: str) -> int:
+    """Bytes of ``--max-memory``."""
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    """A number of threads."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:

@@ -2,22 +2,25 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from app.atomic_files import remove_partial
 from app.cases import Case
 from app.errors import AppError, CaseError
+from app.machine_limits import DEFAULT_MAX_MEMORY, memory_limit, parse_bytes, resident_bytes, return_freed_arrays
+from app.memory import fit_case
+from app.memory_need import NetworkMemory, ProcessMemory
 from app.plan import Mode, Plan, SpacingKind
 from app.postprocessing import organ_volumes_ml, postprocess
 from app.preprocessing import Record, preprocess
 from app.progress import Progress
 from app.report import CaseRecord, RunRecord, StageClock
 from app.restoration import Restoration, restore
-from app.sliding_window import Predictor, count_windows, stream_logits
-from app.volume import Float32Array, LabelArray, Volume
-from app.volume_io import read_volume, write_label_map
+from app.sliding_window import Predictor, Slab, count_windows, stream_logits
+from app.volume import LabelArray, Volume
+from app.volume_io import read_header, read_volume, without_voxels, write_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +36,14 @@ class Options:
         spacing: enforced spacing.
         mirror: test-time mirroring along the plan's axes.
         skip_existing: leave cases alone whose label map is there.
+        max_memory_bytes: that this process may hold, if control groups and the machine allow it.
     """
 
     mode: Mode
     spacing: SpacingKind
     mirror: bool = False
     skip_existing: bool = False
+    max_memory_bytes: int = parse_bytes(DEFAULT_MAX_MEMORY)
 
 
 def segment(
@@ -51,32 +56,16 @@ def segment(
 ) -> tuple[LabelArray, Record, Restoration]:
     """(label map uint8 (z, y, x) on the grid of ``volume`` as stored, what preprocessing and restoration did).
 
-    Orient, resample, normalise; sliding window; arg max on the scan's grid; components; orient back.
+    Orient, resample, normalise; sliding window; arg max on the scan's grid; components; orient back. What a step has
+    used up is let go: the voxels, if the caller holds no other reference to ``volume``, and the network's grid.
     """
     clock = clock or StageClock()
     with clock.measure("preprocess"):
         image, record = preprocess(volume, plan, options.spacing)
+    del volume
     clock.log("preprocess", record.grid.shape_zyx, record.grid.target_zyx_mm)
     if progress:
         progress.expect_windows(count_windows(record.grid.shape_zyx, plan.sliding_window))
-    restoration = _predict(image, record, predictor, plan, options, clock, progress)
-    with clock.measure("postprocess"):
-        label_map = postprocess(
-            record.undo_crop(restoration.label_map), plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml
-        )
-    clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
-    return record.axis_map.undo(label_map), record, restoration
-
-
-def _predict(
-    image: Float32Array,
-    record: Record,
-    predictor: Predictor,
-    plan: Plan,
-    options: Options,
-    clock: StageClock,
-    progress: Progress | None,
-) -> Restoration:
     slabs = stream_logits(
         image,
         predictor,
@@ -86,6 +75,17 @@ def _predict(
         options.mirror,
         progress.finish_window if progress else lambda: None,
     )
+    del image  # now held by the stream alone, which ends before the restored label map is made
+    restoration = _restore(slabs, record, options, clock)
+    with clock.measure("postprocess"):
+        label_map = postprocess(
+            record.undo_crop(restoration.label_map), plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml
+        )
+    clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
+    return record.axis_map.undo(label_map), record, restoration
+
+
+def _restore(slabs: Iterator[Slab], record: Record, options: Options, clock: StageClock) -> Restoration:
     start = time.perf_counter()
     restoration = restore(
         clock.measure_items("network", slabs),
@@ -107,16 +107,20 @@ def run(
     options: Options,
     progress: Progress,
     record: RunRecord,
+    network_memory: NetworkMemory | None = None,
 ) -> None:
     """Segments the cases one after another and fills ``record``; the network loads while the first is read.
+
+    Each case is made to fit into memory before it is read; ``network_memory`` is what the network is expected to take.
 
     Raises:
         AppError: other than CaseError; the run cannot go on. Cases done so far are in ``record``.
     """
     start = time.perf_counter()
+    return_freed_arrays()
     for case in cases:
         remove_partial(case.output_path)
-    runner = _Runner(plan, make_predictor, options, progress, record)
+    runner = _Runner(plan, make_predictor, options, progress, record, network_memory or NetworkMemory())
     try:
         for case in cases:
             progress.start_case(case.case_id)
@@ -134,8 +138,15 @@ class _Runner:
     """Holds the network, loaded in the background by the first case that needs it."""
 
     def __init__(
-        self, plan: Plan, make_predictor: PredictorFactory, options: Options, progress: Progress, record: RunRecord
+        self,
+        plan: Plan,
+        make_predictor: PredictorFactory,
+        options: Options,
+        progress: Progress,
+        record: RunRecord,
+        network_memory: NetworkMemory,
     ) -> None:
+        self._network_memory, self._start_bytes = network_memory, resident_bytes()
         self._plan, self._options, self._progress, self._record = plan, options, progress, record
         self._make_predictor = make_predictor
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")
@@ -174,30 +185,53 @@ class _Runner:
         if self._loading is None:
             self._loading = self._pool.submit(self._load)
         with clock.measure("read"):
-            volume = read_volume(case.input_path)
-        geometry = volume.geometry
+            plan = self._fit(case, record)
+            volumes = [read_volume(case.input_path)]
+        grid_of = without_voxels(volumes[0])
+        geometry = grid_of.geometry
         record.shape_zyx, record.spacing_zyx_mm = geometry.shape_zyx, geometry.spacing_zyx_mm
-        record.warnings.extend(volume.warnings)
-        for warning in volume.warnings:
-            logger.warning("%s: %s", case.case_id, warning)
+        for warning in grid_of.warnings:
+            self._warn(case, record, warning)
         clock.log("read", geometry.shape_zyx, geometry.spacing_zyx_mm)
         with clock.measure("load"):
             predictor = self._loading.result()
-        try:
-            label_map, steps, restoration = segment(volume, predictor, self._plan, self._options, clock, self._progress)
+        try:  # pop: segment gets the only reference, so that it can let the voxels go
+            label_map, steps, restoration = segment(
+                volumes.pop(), predictor, plan, self._options, clock, self._progress
+            )
         except MemoryError as error:
             raise CaseError(f"{case.input_path}: not enough memory for {geometry.shape_zyx} voxels") from error
         grid = steps.grid
         record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
-        record.windows = count_windows(grid.shape_zyx, self._plan.sliding_window)
+        record.windows = count_windows(grid.shape_zyx, plan.sliding_window)
         record.shortcut_share = restoration.shortcut_share
-        record.volumes_ml = organ_volumes_ml(label_map, self._plan.labels, geometry.voxel_volume_ml)
+        record.volumes_ml = organ_volumes_ml(label_map, plan.labels, geometry.voxel_volume_ml)
         if not any(record.volumes_ml.values()):
-            record.warnings.append("no organ was found; the label map is empty")
-            logger.warning("%s: no organ was found; the label map is empty", case.case_id)
+            self._warn(case, record, "no organ was found; the label map is empty")
         with clock.measure("write"):
-            write_label_map(case.output_path, label_map, volume)
+            write_label_map(case.output_path, label_map, grid_of)
         clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)
+
+    def _fit(self, case: Case, record: CaseRecord) -> Plan:
+        """The plan, changed if the case would not fit into memory otherwise; CaseError if it does not fit at all."""
+        header = read_header(case.input_path)
+        if header is None:
+            return self._plan
+        held_bytes = resident_bytes()
+        process = ProcessMemory.expected(self._start_bytes, held_bytes, self._network_memory)
+        limit = memory_limit(self._options.max_memory_bytes, held_bytes)
+        options = self._options
+        fit = fit_case(
+            case.input_path, header, self._plan, options.mode, options.spacing, options.mirror, process, limit
+        )
+        record.memory = fit.record
+        if fit.warning:
+            self._warn(case, record, fit.warning)
+        return fit.plan
+
+    def _warn(self, case: Case, record: CaseRecord, warning: str) -> None:
+        record.warnings.append(warning)
+        logger.warning("%s: %s", case.case_id, warning)
 
     def _load(self) -> Predictor:
         start = time.perf_counter()
@@ -209,11 +243,6 @@ class _Runner:
             "device": predictor.device,
             "precision": predictor.precision,
         }
-        logger.info(
-            "network ready: %s on %s in %s, %.2f s",
-            predictor.backend,
-            predictor.device,
-            predictor.precision,
-            self._record.network_load_s,
-        )
+        ready = (*self._record.network.values(), self._record.network_load_s)
+        logger.info("network ready: %s on %s in %s, %.2f s", *ready)
         return predictor

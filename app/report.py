@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from app import __version__
 from app.atomic_files import atomic_file
+from app.memory import MemoryRecord
 from app.volume import Shape, Vector
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class CaseRecord:
         network_shape_zyx, network_spacing_zyx_mm: of the grid that the network saw.
         windows: tiles, not counting mirrored passes.
         shortcut_share: see ``Restoration``.
+        memory: how the case was made to fit; None if its header could not be read.
         seconds: by stage: read, load (waiting for the network), preprocess, network, restore, postprocess, write.
         volumes_ml: by organ; 0 is an organ that was not found.
     """
@@ -84,6 +86,7 @@ class CaseRecord:
     network_spacing_zyx_mm: Vector | None = None
     windows: int | None = None
     shortcut_share: float | None = None
+    memory: MemoryRecord | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
 
@@ -95,6 +98,7 @@ class RunRecord:
     Attributes:
         network: backend, device and precision that ran; None if it was never loaded.
         network_load_s: seconds to load it, in parallel to reading the first scan.
+        threads: of the network on a CPU.
         error, exit_code: why the run ended early; None as long as it has not ended.
         peak_memory_mib: largest resident memory of this process (VmHWM).
     """
@@ -103,6 +107,7 @@ class RunRecord:
     bundle: dict[str, str] = field(default_factory=dict)
     network: dict[str, str] | None = None
     network_load_s: float | None = None
+    threads: int | None = None
     warnings: list[str] = field(default_factory=list)
     cases: list[CaseRecord] = field(default_factory=list)
     seconds: float = 0.0

@@ -12,9 +12,11 @@ from isal import igzip
 
 from app.atomic_files import atomic_file
 from app.errors import CaseError
-from app.nifti import label_header, read_nifti, write_nifti
+from app.memory_need import ScanHeader
+from app.nifti import label_header, read_nifti, read_nifti_header, write_nifti
 from app.simpleitk_formats import read_dicom, read_with_simpleitk
-from app.volume import AIR_HU, LabelArray, Volume, as_text
+from app.simpleitk_headers import read_header_with_simpleitk
+from app.volume import AIR_HU, Geometry, LabelArray, Volume, as_text
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SIMPLEITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -30,11 +32,8 @@ def read_volume(path: Path) -> Volume:
         CaseError: the file cannot be read as one 3-D scan with a usable geometry.
     """
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        if _is_series(path):
             volume = read_dicom(path)
-        elif not stat.S_ISREG(mode):  # opening a pipe would wait for ever
-            raise CaseError(f"{path}: a pipe, socket or device; expected a file with a scan. Remove it")
         elif path.name.lower().endswith(NIFTI_SUFFIXES):
             volume = read_nifti(path)
         else:
@@ -45,7 +44,33 @@ def read_volume(path: Path) -> Volume:
         ) from error
     except MemoryError as error:
         raise CaseError(f"{path}: the scan does not fit into memory; free some, or crop the scan") from error
+    _check_extent(volume.geometry, path)
     return _checked(volume, path)
+
+
+def read_header(path: Path) -> ScanHeader | None:
+    """What a scan will take, without reading its voxels; None if that cannot be told (reading will say why).
+
+    Raises:
+        CaseError: as ``read_volume``, for what shows in the header.
+    """
+    try:
+        if _is_series(path) or not path.name.lower().endswith(NIFTI_SUFFIXES):
+            found, copies = read_header_with_simpleitk(path), 2  # SimpleITK's and numpy's
+        else:
+            found, copies = read_nifti_header(path), 1
+    except OSError:
+        return None
+    if found is None:
+        return None
+    geometry, voxel_bytes = found
+    _check_extent(geometry, path)
+    return ScanHeader(geometry, voxel_bytes, copies * voxel_bytes)
+
+
+def without_voxels(volume: Volume) -> Volume:
+    """The volume with an empty array in place of its voxels: what writing a label map still needs."""
+    return replace(volume, voxels=np.empty((0, 0, 0), dtype=volume.voxels.dtype))
 
 
 def write_label_map(path: Path, label_map: LabelArray, volume: Volume) -> None:
@@ -54,6 +79,8 @@ def write_label_map(path: Path, label_map: LabelArray, volume: Volume) -> None:
     The scan's own header is reused (sform, qform, codes, units), without its free text. A dot-file beside the
     target is written, flushed to disk and renamed. The gzip stream carries no time and no name, so that equal
     label maps are equal files.
+
+    Only the header and geometry of ``volume`` are looked at: its voxels may have been dropped (``without_voxels``).
 
     Raises:
         CaseError: this one file cannot have its name.
@@ -72,18 +99,30 @@ def write_label_map(path: Path, label_map: LabelArray, volume: Volume) -> None:
             write_nifti(stream, header, label_map)
 
 
-def _checked(volume: Volume, path: Path) -> Volume:
-    """The volume with finite voxels and a usable spacing, or an error."""
-    spacing = volume.geometry.spacing_zyx_mm
+def _is_series(path: Path) -> bool:
+    """Whether it is a folder; CaseError for what is neither that nor a file."""
+    mode = path.stat().st_mode
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+        raise CaseError(f"{path}: a pipe, socket or device; expected a file with a scan. Remove it")
+    return stat.S_ISDIR(mode)
+
+
+def _check_extent(geometry: Geometry, path: Path) -> None:
+    """Raises CaseError unless the spacing is usable."""
+    spacing = geometry.spacing_zyx_mm
     if not all(np.isfinite(length) and length > 0 for length in spacing):
         raise CaseError(
             f"{path}: voxel spacing {as_text(spacing)} mm (z, y, x); expected three positive numbers. Repair it"
         )
-    extent = np.multiply(spacing, volume.geometry.shape_zyx)
+    extent = np.multiply(spacing, geometry.shape_zyx)
     if np.any(extent > _LARGEST_EXTENT_MM):
         raise CaseError(
             f"{path}: the scan is {as_text(extent)} mm (z, y, x) large; expected a patient. Repair its spacing or unit"
         )
+
+
+def _checked(volume: Volume, path: Path) -> Volume:
+    """The volume with finite voxels, or an error."""
     warnings = list(volume.warnings)
     if volume.voxels.dtype.kind == "f":
         replaced = _replace_not_finite(volume)

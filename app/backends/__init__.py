@@ -2,12 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Literal
 
-from app.bundle import Bundle
+from app.bundle import ONNX_FILE, Bundle
 from app.errors import DeviceError
+from app.memory_need import NetworkMemory
 from app.sliding_window import Predictor
 
 logger = logging.getLogger(__name__)
@@ -21,29 +25,77 @@ _CPU_ORDER = ("openvino", "onnxruntime", "torch")  # fastest first
 _CUDA_ORDER = ("onnxruntime", "torch")
 
 
+@dataclass(frozen=True)
+class _Footprint:
+    """Memory of a backend: libraries, copies of the network's file, and full-resolution maps of the first stage."""
+
+    libraries_mib: int
+    file_copies: float
+    maps: int
+
+
+# Measured with the default bundle and with one of paper size (64 x 160 x 160, 32 to 320 features) on CPUs, fp32.
+_FOOTPRINTS = {
+    "openvino": _Footprint(libraries_mib=106, file_copies=1.74, maps=4),
+    "onnxruntime": _Footprint(libraries_mib=55, file_copies=1.83, maps=8),
+    "torch": _Footprint(libraries_mib=220, file_copies=1, maps=7),
+}
+
+
 def create_predictor(
-    bundle: Bundle, backend: Backend, device: Device, precision: Precision
+    bundle: Bundle, backend: Backend, device: Device, precision: Precision, threads: int | None = None
 ) -> tuple[Predictor, tuple[str, ...]]:
     """(a predictor, warnings about what had to be chosen).
 
     ``device='auto'`` takes CUDA where an NVIDIA device is there and a backend can use it, else the CPU; a
-    device that is there and cannot be used is a warning.
+    device that is there and cannot be used is a warning. ``threads`` are those of a CPU; None leaves them to the
+    backend.
 
     Raises:
         DeviceError: what was asked for cannot be had on this machine.
         BundleError: the network's file is missing, altered or does not fit the plan.
     """
     if device != "auto":
-        return _create_on(bundle, backend, device, precision)
+        return _create_on(bundle, backend, device, precision, threads)
     if backend == "openvino" or not nvidia_device_present():
-        return _create_on(bundle, backend, "cpu", precision)
+        return _create_on(bundle, backend, "cpu", precision, threads)
     try:
-        return _create_on(bundle, backend, "cuda", precision)
+        return _create_on(bundle, backend, "cuda", precision, threads)
     except DeviceError as error:
         warning = f"there is an NVIDIA device, but CUDA cannot be used ({error}); running on the CPU"
         logger.warning(warning)
-        predictor, warnings = _create_on(bundle, backend, "cpu", precision)
+        predictor, warnings = _create_on(bundle, backend, "cpu", precision, threads)
         return predictor, (warning, *warnings)
+
+
+def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision: Precision) -> NetworkMemory:
+    """What the network will add to this process, estimated before it is loaded.
+
+    A U-Net's peak is at its full resolution: the default bundle's 64 x 128 x 128 voxels in float32 are 4 MiB a map;
+    OpenVINO holds 4 x 16 of them and 14 logits, 312 MiB. In bf16 the maps take half, the logits do not: 184 MiB.
+    """
+    cuda = device == "cuda" or (device == "auto" and backend != "openvino" and nvidia_device_present())
+    order = _CUDA_ORDER if cuda else _CPU_ORDER
+    names = order if backend == "auto" else (backend,)
+    name = next((name for name in names if find_spec(_MODULES[name]) is not None), names[0])
+    footprint, plan = _FOOTPRINTS[name], bundle.plan
+    file = bundle.folder / ONNX_FILE
+    file_bytes = file.stat().st_size if file.exists() else 0  # loading will say that it is missing
+    half = precision in ("bf16", "fp16") or (precision == "auto" and name == "openvino" and _cpu_calculates_in_bf16())
+    map_bytes = footprint.maps * plan.network.features_per_stage[0] * (2 if half else 4)
+    return NetworkMemory(
+        loading_bytes=footprint.libraries_mib * 2**20 + int(footprint.file_copies * file_bytes),
+        running_bytes=(map_bytes + 4 * plan.classes) * prod(plan.sliding_window.patch_size),
+    )
+
+
+def _cpu_calculates_in_bf16() -> bool:
+    """Whether OpenVINO will take bf16 by itself, told without loading it."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def nvidia_device_present() -> bool:
@@ -52,7 +104,7 @@ def nvidia_device_present() -> bool:
 
 
 def _create_on(
-    bundle: Bundle, backend: Backend, device: Literal["cpu", "cuda"], precision: Precision
+    bundle: Bundle, backend: Backend, device: Literal["cpu", "cuda"], precision: Precision, threads: int | None
 ) -> tuple[Predictor, tuple[str, ...]]:
     """(the predictor of the first installed backend that works, a warning for each that did not)."""
     order = _CPU_ORDER if device == "cpu" else _CUDA_ORDER
@@ -65,7 +117,7 @@ def _create_on(
     reasons = []
     for name in installed:
         try:
-            predictor = _constructor(name)(bundle, device, precision)
+            predictor = _constructor(name, threads)(bundle, device, precision)
         except DeviceError as error:
             reasons.append(str(error))
             continue
@@ -76,16 +128,16 @@ def _create_on(
     raise DeviceError("; ".join(reasons))
 
 
-def _constructor(name: str) -> Callable[[Bundle, Literal["cpu", "cuda"], Precision], Predictor]:
+def _constructor(name: str, threads: int | None) -> Callable[[Bundle, Literal["cpu", "cuda"], Precision], Predictor]:
     """The class of a backend, imported only now."""
     if name == "openvino":
         from app.backends.openvino_cpu import OpenVinoPredictor
 
-        return OpenVinoPredictor
+        return partial(OpenVinoPredictor, threads=threads)
     if name == "onnxruntime":
         from app.backends.onnx_runtime import OnnxRuntimePredictor
 
-        return OnnxRuntimePredictor
+        return partial(OnnxRuntimePredictor, threads=threads)
     from app.backends.pytorch import TorchPredictor
 
     return TorchPredictor

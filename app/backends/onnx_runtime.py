@@ -16,7 +16,9 @@ class OnnxRuntimePredictor:
     backend = "onnxruntime"
     precision = "fp32"
 
-    def __init__(self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str, threads: int | None = None
+    ) -> None:
         if precision not in ("auto", "fp32"):
             raise DeviceError(
                 f"backend onnxruntime calculates this network in fp32, not {precision}; use --precision fp32"
@@ -32,6 +34,8 @@ class OnnxRuntimePredictor:
             )
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
         source = str(bundle.folder / ONNX_FILE)
         try:
             session = ort.InferenceSession(bundle.read(ONNX_FILE), options, providers=[provider])

@@ -18,7 +18,9 @@ class OpenVinoPredictor:
     backend = "openvino"
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str, threads: int | None = None
+    ) -> None:
         core = _import_core()()
         try:
             capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -39,6 +41,8 @@ class OpenVinoPredictor:
             raise BundleError(f"{source}: expected a network with one input and one output of fixed shape")
         check_network_shapes(bundle.plan, list(model.input().shape), list(model.output().shape), source)
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = str(threads)
         self.precision = precision
         self._input_shape = network_shapes(bundle.plan)[0]
         try:

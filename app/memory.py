@@ -1,0 +1,117 @@
+"""Whether a case fits into memory, and what is done so that it does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.errors import CaseError
+from app.machine_limits import MemoryLimit
+from app.memory_need import ProcessMemory, ScanHeader, planned_grid, predict_need
+from app.plan import Mode, Plan, SpacingKind
+
+_MIB = 2**20
+_COARSENINGS = tuple(1 + percent / 100 for percent in range(5, 105, 5))  # of the network's spacing; at most twice
+
+
+@dataclass(frozen=True)
+class MemoryRecord:
+    """What a case was expected to need, for the report.
+
+    Attributes:
+        need_mib, stage: predicted peak of the process, and when.
+        limit_mib, limit_source: what was allowed, and by whom.
+        strategy: what was changed to stay within the limit; ``as planned`` if nothing was.
+    """
+
+    need_mib: float
+    stage: str
+    limit_mib: float
+    limit_source: str
+    strategy: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a case will be segmented.
+
+    Attributes:
+        plan: the bundle's, changed as the strategy says.
+        record: what it needs and was allowed.
+        warning: what a user should know; None if all is as planned.
+    """
+
+    plan: Plan
+    record: MemoryRecord
+    warning: str | None
+
+
+def fit_case(
+    path: Path,
+    scan: ScanHeader,
+    plan: Plan,
+    mode: Mode,
+    spacing: SpacingKind,
+    mirror: bool,
+    process: ProcessMemory,
+    limit: MemoryLimit,
+) -> Fit:
+    """The first way to segment the scan that stays within the limit: as planned, or the least change that does.
+
+    A plan that bounds the network's grid itself (``enforce`` is ``resample``) allows changes: half-precision sums
+    first, then a network spacing coarser by 5, 10, ... 100 %, with full and with half-precision sums, unless the user
+    chose another ``--spacing``.
+
+    Raises:
+        CaseError: none does.
+    """
+    needs = []
+    for factor, half, changed in _changes(scan, plan, spacing):
+        need = predict_need(scan, changed, mode, spacing, mirror, process)
+        needs.append(need)
+        if need.peak_bytes <= limit.limit_bytes:
+            strategy = _describe(factor, half)
+            record = MemoryRecord(
+                need.peak_bytes / _MIB, need.largest_stage, limit.limit_bytes / _MIB, limit.source, strategy
+            )
+            warning = None
+            if changed is not plan:
+                warning = (
+                    f"memory: {needs[0].peak_bytes // _MIB} MiB were needed, {limit.source} allows "
+                    f"{limit.limit_bytes // _MIB} MiB; {strategy}: the label map is not the one of a run without limit"
+                )
+            return Fit(changed, record, warning)
+    shape = "x".join(map(str, scan.geometry.shape_zyx))
+    least = min(need.peak_bytes for need in needs)
+    tried = f", {least // _MIB} MiB after every change that the bundle allows" if least < needs[0].peak_bytes else ""
+    raise CaseError(
+        f"{path}: {shape} voxels (z, y, x) need {needs[0].peak_bytes // _MIB} MiB in the stage "
+        f"'{needs[0].largest_stage}'{tried}; expected at most {max(0, limit.limit_bytes) // _MIB} MiB, as "
+        f"{limit.source} allows. Give it more memory, or crop the scan"
+    )
+
+
+def _changes(scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> Iterator[tuple[float, bool, Plan]]:
+    """(enlargement of the spacing, whether the sums are now half precision, plan), from none to the largest change."""
+    yield 1.0, False, plan
+    if plan.spacing.enforce != "resample":
+        return
+    z, y, x = planned_grid(scan.geometry, plan, spacing)[1].target_zyx_mm
+    for factor in (1.0, *_COARSENINGS) if spacing == "resample" else (1.0,):
+        coarser = plan
+        if factor > 1:
+            target = (z * factor, y * factor, x * factor)
+            coarser = replace(plan, spacing=replace(plan.spacing, target_zyx_mm=target))
+            yield factor, False, coarser
+        if plan.sliding_window.accumulator == "float32":
+            half = replace(plan.sliding_window, accumulator="float16")
+            yield factor, True, replace(coarser, sliding_window=half)
+
+
+def _describe(factor: float, half: bool) -> str:
+    """The change in words, for log and report."""
+    changes = []
+    if factor > 1:
+        changes.append(f"network spacing {factor:.2f} times coarser")
+    if half:
+        changes.append("sums in half precision")
+    return ", ".join(changes) or "as planned"

@@ -1,0 +1,191 @@
+"""What a case will need at its peak, stage by stage, from the header alone: pure arithmetic.
+
+Each term is bytes of an array that the code of that stage holds, so a change there is a change here;
+``python -m tools.memory_check`` compares the sum with what runs really take.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+from app.orientation import AxisMap, axis_map_to_lps
+from app.plan import Mode, Plan, SpacingKind
+from app.sliding_window import streaming_axis
+from app.spacing import NetworkGrid, network_grid
+from app.volume import Geometry, Shape
+
+_FLOAT = 4
+_SUM_BYTES = {"float32": 4, "float16": 2}
+_SLAB_BYTES = 32 * 2**20  # that ``resample`` makes float at a time
+_CHUNKS_BYTES = 12 * 2**20  # a chunk of the file, its copy and the decompressor's window
+_SMALL_BYTES = 30 * 2**20  # nibabel, isal, the heaps of the loader's and BLAS's threads: 39 MiB measured, some counted
+_COMPONENTS_BYTES = 15  # a voxel of an organ's box: mask, int32 components, their int64 copy, selections
+_OPEN_SHARE = 0.1  # voxels of a plane that lie on organ borders: 2 to 8 % on the ten scans
+_ROWS_AT_ONCE = 5  # arrays (voxels, classes) that interpolate them
+
+
+@dataclass(frozen=True)
+class ScanHeader:
+    """What the header of a scan says about its size.
+
+    Attributes:
+        geometry: of the stored grid.
+        voxel_bytes: of the array that reading makes.
+        reading_bytes: a voxel while it is read: twice as much where a library reads into memory of its own.
+    """
+
+    geometry: Geometry
+    voxel_bytes: int
+    reading_bytes: int
+
+
+@dataclass(frozen=True)
+class NetworkMemory:
+    """What a network adds to the process.
+
+    Attributes:
+        loading_bytes: its backend's libraries and its weights.
+        running_bytes: its layers' results, which a backend takes with the first window and keeps.
+    """
+
+    loading_bytes: int = 0
+    running_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """What is resident apart from a case's own arrays.
+
+    Attributes:
+        loaded_bytes: Python, libraries, and the network's weights.
+        running_bytes: the same, and what the network takes once it runs.
+    """
+
+    loaded_bytes: int
+    running_bytes: int
+
+    @classmethod
+    def expected(cls, start_bytes: int, held_bytes: int, network: NetworkMemory) -> "ProcessMemory":
+        """From what was held before the network was loaded and what is held now, if that is more than expected."""
+        loaded = start_bytes + network.loading_bytes + _SMALL_BYTES
+        return cls(max(held_bytes, loaded), max(held_bytes, loaded + network.running_bytes))
+
+
+@dataclass(frozen=True)
+class Need:
+    """Peak memory of a case.
+
+    Attributes:
+        bytes_by_stage: read, preprocess, network, restore, postprocess, write.
+    """
+
+    bytes_by_stage: dict[str, int]
+
+    @property
+    def largest_stage(self) -> str:
+        """The stage that decides."""
+        return max(self.bytes_by_stage, key=lambda stage: self.bytes_by_stage[stage])
+
+    @property
+    def peak_bytes(self) -> int:
+        """What that stage takes."""
+        return max(self.bytes_by_stage.values())
+
+
+def predict_need(
+    scan: ScanHeader, plan: Plan, mode: Mode, spacing: SpacingKind, mirror: bool, process: ProcessMemory
+) -> Need:
+    """The peak of each stage of a case in a process that holds ``process`` besides."""
+    oriented, grid = planned_grid(scan.geometry, plan, spacing)
+    scan_voxels, grid_voxels = prod(oriented), prod(grid.shape_zyx)
+    stored = scan_voxels * scan.voxel_bytes
+    last_slab = plan.classes * _live_voxels(grid.shape_zyx, plan) * _FLOAT  # what restoration still holds of it
+    image = _FLOAT * grid_voxels
+    labels = scan_voxels  # uint8
+    cropped = labels if plan.crop_to_nonzero else 0  # once in the box, once in the scan
+    cleaned = _COMPONENTS_BYTES * labels if _cleans_up(plan) else 0
+    if mode == "fastest":
+        network_labels = grid_voxels
+        restore = last_slab + _nearest_neighbour_bytes(grid.shape_zyx, oriented)
+    else:
+        network_labels = labels + _interpolation_bytes(grid.shape_zyx, oriented, plan)
+        restore = labels + last_slab
+    network = image + network_labels + _sliding_window_bytes(grid.shape_zyx, plan, mirror)
+    return Need(
+        {
+            "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + _CHUNKS_BYTES,
+            "preprocess": process.loaded_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
+            "network": process.running_bytes + network,
+            "restore": process.running_bytes + restore,
+            "postprocess": process.running_bytes + labels + cropped + cleaned,
+            "write": process.running_bytes + labels,  # plane by plane
+        }
+    )
+
+
+def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[Shape, NetworkGrid]:
+    """(shape of the oriented scan, the network grid) as ``preprocess`` will make them, the crop not counted."""
+    axis_map = axis_map_to_lps(geometry) if plan.orientation == "LPS" else AxisMap()
+    oriented = axis_map.transposed(plan.transpose_forward).apply_to_geometry(geometry)
+    cranio_caudal = axis_map_to_lps(oriented).order[0]
+    return oriented.shape_zyx, network_grid(
+        oriented.shape_zyx, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, spacing
+    )
+
+
+def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape) -> int:
+    """What ``resample`` holds besides scan and result: the slab as float, shrunk in x, in y too, and its product."""
+    depth, height, width = shape_zyx
+    thickness = min(depth, max(1, _SLAB_BYTES // (_FLOAT * height * width)))
+    slab = _FLOAT * thickness * height * width
+    narrow = _FLOAT * thickness * height * grid_zyx[2]
+    shrunk = _FLOAT * thickness * grid_zyx[1] * grid_zyx[2]
+    reached = min(grid_zyx[0], thickness * grid_zyx[0] // depth + 2)
+    product = _FLOAT * reached * grid_zyx[1] * grid_zyx[2]
+    before = slab + shrunk if thickness < depth else 0  # the last slab's, until their names are given to the next
+    matrices = max(8 * n * (n + m) for n, m in zip(shape_zyx, grid_zyx, strict=True))  # float64, while one is made
+    return max(before + slab, slab + narrow + 2 * shrunk, slab + shrunk + product) + matrices
+
+
+def _live_voxels(grid_zyx: Shape, plan: Plan) -> int:
+    """Voxels of a class for which sums are kept: a patch's thickness of the padded grid."""
+    padded, axis = _streaming(grid_zyx, plan)
+    return prod(padded) // padded[axis] * plan.sliding_window.patch_size[axis]
+
+
+def _streaming(grid_zyx: Shape, plan: Plan) -> tuple[Shape, int]:
+    """(the grid enlarged to at least a patch, the streaming axis), as ``stream_logits`` has them."""
+    patch = plan.sliding_window.patch_size
+    z, y, x = (max(length, side) for length, side in zip(grid_zyx, patch, strict=True))
+    return (z, y, x), streaming_axis((z, y, x), patch)
+
+
+def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
+    """Sums and weights, the weighted tile, the tile, and the larger of a window's and a finished slab's arrays."""
+    window = plan.sliding_window
+    live, tile = _live_voxels(grid_zyx, plan), prod(window.patch_size)
+    sums = (plan.classes + 1) * live * _SUM_BYTES[window.accumulator]
+    kept = sums + plan.classes * tile * _FLOAT + 2 * tile * _FLOAT
+    average = 2 * plan.classes * tile * _FLOAT if window.average == "probabilities" else 0  # softmax and its exponent
+    flipped = (plan.classes + 1) * tile * _FLOAT if mirror and window.mirror_axes else 0
+    wide = plan.classes * live * _FLOAT if window.accumulator == "float16" else 0  # the slab is handed out as float32
+    arg_max = live * (_FLOAT + 2)  # running maximum, labels and a mask; the last slab is a whole patch thick
+    return kept + max(average + flipped, wide + arg_max)
+
+
+def _nearest_neighbour_bytes(grid_zyx: Shape, shape_zyx: Shape) -> int:
+    """The label map enlarged axis by axis: the largest sum of one step's input and output."""
+    (z, y, x), (depth, height, width) = grid_zyx, shape_zyx
+    steps = (z * y * x, depth * y * x, depth * height * x, depth * height * width)
+    return max(before + after for before, after in pairwise(steps))
+
+
+def _interpolation_bytes(grid_zyx: Shape, shape_zyx: Shape, plan: Plan) -> int:
+    """``normal``: a few planes of logits, and rows of logits for the voxels on organ borders."""
+    _, axis = _streaming(grid_zyx, plan)
+    plane, restored = prod(grid_zyx) // grid_zyx[axis], prod(shape_zyx) // shape_zyx[axis]
+    return plan.classes * _FLOAT * int(4 * plane + _ROWS_AT_ONCE * _OPEN_SHARE * restored)
+
+
+def _cleans_up(plan: Plan) -> bool:
+    return bool(plan.postprocessing.largest_component or plan.postprocessing.minimum_volume_ml)
