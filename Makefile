@@ -1,13 +1,15 @@
 # `make demo` and `make test` do all the set-up they need. A bare Debian or Ubuntu lacks only:
 #   apt-get install -y git make python3 python3-venv
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup lint types layers format clean
+.PHONY: help demo test check parity bench setup lint types layers format clean
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 PIP_INDEX ?=
 BIN := .venv/bin
 PYTEST_ARGS ?=
+PARITY_ARGS ?=
+BENCH_ARGS ?=
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -20,6 +22,12 @@ test: setup lint types layers  ## set up, lint, check types and layers, run the 
 
 check:  ## what CI runs: `make test` with the long tests, the container among them
 	$(MAKE) test PYTEST_ARGS="-m '' $(PYTEST_ARGS)"
+
+parity: setup  ## our label maps beside those of real nnU-Net v1 and v2 (PARITY_ARGS=--help tells more)
+	$(BIN)/python -m tools.parity --pip-options "$(PIP_INDEX)" $(PARITY_ARGS)
+
+bench: setup  ## time and memory beside real nnU-Net v1 and v2 (BENCH_ARGS=--help tells more, --quick takes a minute)
+	$(BIN)/python -m tools.bench --pip-options="$(PIP_INDEX)" $(BENCH_ARGS)
 
 setup: .venv/.tests  ## make .venv with all that the tests need (PyTorch is the large part)
 

@@ -1,0 +1,325 @@
+"""The bench: which rows there are, what it makes of scans and networks, what follows from given runs."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from app.bundle import load_bundle
+from app.errors import AppError, FolderError, UsageError
+from app.network import build_network
+from app.plan import parse_plan
+from tests.conftest import read_label_map, tiny_label_map, tissue, write_scan
+from tools.bench import networks, rows, runs, scans, summary, targets
+from tools.bench.__main__ import main
+from tools.bench.records import keep_group, rounds_wanted
+from tools.bench.rows import Row
+from tools.bench.table import markdown
+
+
+def test_names_are_unique_and_groups_consecutive() -> None:
+    found = rows.all_rows(bf16=True)
+    assert len({row.name for row in found}) == len(found)
+    groups = [(row.network, row.group) for row in found]
+    assert sum(one != two for one, two in pairwise(groups)) == len(set(groups)) - 1
+
+
+def test_every_row_of_the_app_has_its_window() -> None:
+    found = rows.all_rows(bf16=True)
+    names = {row.name for row in found}
+    assert {row.window_name for row in found if row.program == "app"} <= names
+
+
+def test_quick_is_one_small_scan_without_peers() -> None:
+    assert [row.name.removeprefix("default/ct_006/") for row in rows.quick_rows(bf16=False)] == [
+        "window-fp32",
+        "app-fp32-fastest",
+        "app-fp32-normal",
+    ]
+
+
+def test_no_bf16_where_the_cpu_lacks_it() -> None:
+    assert {row.precision for row in rows.all_rows(bf16=False)} == {"fp32"}
+
+
+def test_rows_are_named_by_beginning_or_pattern_and_bring_their_windows() -> None:
+    found = rows.all_rows(bf16=True)
+    chosen = [row.name for row in rows.select_rows(found, ["default/ct_001/app-bf16-*", "paper/ct_001/v2"])]
+    assert chosen == [
+        "default/ct_001/window-bf16",
+        "default/ct_001/app-bf16-fastest",
+        "default/ct_001/app-bf16-normal",
+        "paper/ct_001/v2",
+    ]
+    assert len(rows.select_rows(found, ["default/ct_006"])) == 8
+    tiled = rows.select_rows(found, ["default/ct_007_tiled_160/app-fp32-fastest-off"])
+    assert [row.contestant for row in tiled] == ["window-fp32", "app-fp32-fastest-off"]
+    with pytest.raises(UsageError, match="paper/ct_003: names no row"):
+        rows.select_rows(found, ["paper/ct_003"])
+
+
+def test_heavy_rows_run_only_if_named() -> None:
+    found = rows.all_rows(bf16=True)
+    assert not any(row.heavy for row in rows.select_rows(found, []))
+    assert any(row.heavy for row in rows.select_rows(found, ["default/ct_007_slices_1200"]))
+
+
+def _ramp(shape_zyx: tuple[int, int, int], spacing_zyx_mm: tuple[float, float, float]) -> sitk.Image:
+    """Ten times the distance from the lower face of the first slice, in mm."""
+    z = (np.arange(shape_zyx[0]) + 0.5) * spacing_zyx_mm[0] * 10
+    image = sitk.GetImageFromArray(np.broadcast_to(z[:, None, None], shape_zyx).astype(np.int16))
+    image.SetSpacing(spacing_zyx_mm[::-1])
+    image.SetOrigin((7.0, -5.0, 100.0))
+    return image
+
+
+def test_interpolation_keeps_extent_and_place() -> None:
+    thin = scans.with_slices(_ramp((6, 3, 4), (3.0, 1.0, 1.0)), 15)
+    assert thin.GetSize() == (4, 3, 15)
+    assert thin.GetSpacing() == pytest.approx((1.0, 1.0, 1.2))
+    assert thin.GetOrigin() == pytest.approx((7.0, -5.0, 100.0 - 1.5 + 0.6))
+    values = sitk.GetArrayFromImage(thin)[:, 1, 1]
+    # 18 mm in 15 slices: centres at 0.6, 1.8, 3.0 mm ...; up to the outer centres, 1.5 and 16.5 mm, all is a ramp.
+    np.testing.assert_array_equal(values[1:-1], np.arange(18, 163, 12))
+    assert (values[0], values[-1]) == (15, 165)
+
+
+def test_tiled_scan_is_padded_and_meets_in_equal_slices() -> None:
+    long = scans.tiled(_ramp((3, 3, 4), (3.0, 2.0, 1.0)), 8)
+    assert long.GetSize() == (512, 512, 8)
+    voxels = sitk.GetArrayFromImage(long)
+    np.testing.assert_array_equal(voxels[:, 255, 255], [15, 45, 75, 75, 45, 15, 15, 45])
+    assert np.count_nonzero(voxels[0] != -1024) == 3 * 4
+    assert long.GetSpacing() == (1.0, 2.0, 3.0)
+    index = long.TransformPhysicalPointToIndex((7.0, -5.0, 100.0))
+    assert voxels[index[::-1]] == 15
+    assert voxels[index[2], index[1], index[0] - 1] == -1024
+
+
+def test_scans_lie_alone_in_their_folders(tmp_path: Path) -> None:
+    source = write_scan(tmp_path / "ct_006_0000.nii.gz", tissue())
+    path = scans.prepare_scan("ct_006", tmp_path, tmp_path / "scans")
+    assert [entry.name for entry in path.parent.iterdir()] == ["ct_006_0000.nii.gz"]
+    assert path.read_bytes() == source.read_bytes()
+    with pytest.raises(FolderError, match=r"ct_007_0000.nii.gz: not there.*--data"):
+        scans.prepare_scan("ct_007_slices_621", tmp_path, tmp_path / "scans")
+
+
+def test_peer_windows_follow_nnunets_rule(tmp_path: Path, tiny_bundle: Path) -> None:
+    scan = write_scan(tmp_path / "ct_006_0000.nii.gz", tissue((20, 40, 40)), (5.0, 1.0, 1.0))
+    # To 3 x 2 x 1 mm: 33 x 20 x 40 voxels; patch 16, steps of 8: ceil(17/8) + 1, ceil(4/8) + 1, 24/8 + 1 starts.
+    assert runs.peer_windows(scan, load_bundle(tiny_bundle).plan) == 4 * 2 * 4
+
+
+def test_paper_network_has_the_papers_size_and_half_precision_weights(default_bundle: Path) -> None:
+    plan = networks.paper_plan(load_bundle(default_bundle).plan)
+    assert plan.sliding_window.patch_size == (112, 160, 128)
+    assert plan.spacing.target_zyx_mm == (2.5, 2.0, 2.0)
+    weights = networks.random_weights(plan)
+    assert sum(value.size for value in weights.values()) == 30_794_784
+    with torch.device("meta"):
+        expected = build_network(plan.network, plan.classes).state_dict()
+    assert {name: value.shape for name, value in weights.items()} == {n: tuple(v.shape) for n, v in expected.items()}
+    assert all(np.array_equal(value, value.astype(np.float16)) for value in weights.values())
+
+
+def test_peers_are_not_given_what_they_cannot_run(tmp_path: Path, default_bundle: Path) -> None:
+    content = json.loads((default_bundle / "plan.json").read_text())
+    content["network"]["siblings"] = 2
+    bundle = load_bundle(default_bundle)
+    pair = type(bundle)(bundle.folder, parse_plan(json.dumps(content), "plan.json"), bundle.sha256)
+    with pytest.raises(AppError, match="nnU-Net cannot run it"):
+        networks.write_peer_spec("v1", pair, tmp_path)
+
+
+def _record(row: Row, walls_s: list[float], digest: str = "a", **more: Any) -> dict[str, Any]:
+    """A row's record with given wall seconds; run k began at second ``more['at'] + 100 k``."""
+    at, values = more.pop("at", 0), {"windows": 4, "peak_rss_mib": 600.0, "others_cores": 0.0, "error": None, **more}
+    fresh = keep_group([row], {}, digest, again=False)[row.name]
+    fresh["runs"] = [
+        {"started": f"{at + 100 * k:06}", "wall_s": wall_s, "cpu_s": 2 * wall_s, **values}
+        for k, wall_s in enumerate(walls_s)
+    ]
+    return fresh
+
+
+def _app_record(row: Row, walls_s: list[float], network_s: float = 4.0, **more: Any) -> dict[str, Any]:
+    stages = {**dict.fromkeys(summary.STAGES, 0.0), "network": network_s}
+    return _record(row, walls_s, stages=stages, app_peak_mib=500.0, **more)
+
+
+OURS = Row("ct_001", "paper", "app", "ct_001", "bf16", "fastest")
+V1 = Row("ct_001", "paper", "v1", "ct_001", mode="fastest")
+
+
+def _verdict(records: dict[str, Any], start: str) -> tuple[float | None, str]:
+    found = targets.evaluate_targets(records, summary.summarise(records))
+    (target,) = [entry for entry in found if entry["name"].startswith(start)]
+    return target["found"], target["verdict"]
+
+
+def test_ratios_are_medians_of_pairs() -> None:
+    records = {OURS.name: _app_record(OURS, [10, 12, 20]), V1.name: _record(V1, [40, 40, 50], at=50)}
+    (ratio,) = summary.summarise(records)["ratios"]
+    assert ratio["wall_s"] == pytest.approx(0.3)  # of 0.25, 0.3 and 0.4; the ratio of the medians is 0.3 too
+    assert (ratio["pairs"], ratio["interleaved"], ratio["same_windows"]) == (3, True, True)
+    paper = "paper-size network, ct_001, same windows: wall in bf16"
+    value, verdict = _verdict(records, paper)
+    assert value == pytest.approx(0.3)
+    assert verdict == "not met"
+    assert _verdict(records, "paper-size network, ct_001, same windows: wall in fp32") == (None, "not measured")
+
+
+def test_ratio_says_when_runs_did_not_take_turns_or_windows_differ() -> None:
+    records = {OURS.name: _app_record(OURS, [9, 9]), V1.name: _record(V1, [40, 40], at=500, windows=6)}
+    (ratio,) = summary.summarise(records)["ratios"]
+    assert (ratio["interleaved"], ratio["same_windows"]) == (False, False)
+    assert _verdict(records, "paper-size network, ct_001, same windows: wall in bf16") == (None, "not measured")
+
+
+def test_runs_of_another_code_are_never_paired() -> None:
+    records = {OURS.name: _app_record(OURS, [9]), V1.name: _record(V1, [40], digest="b")}
+    (ratio,) = summary.summarise(records)["ratios"]
+    assert (ratio["pairs"], ratio["wall_s"], ratio["same_windows"]) == (0, None, None)
+
+
+def test_floor_is_windows_times_bare_window_of_the_same_round() -> None:
+    row, bare = Row("ct_001", "default", "app", "ct_001", "fp32", "fastest"), Row("ct_001", "default", "window")
+    records = {row.name: _app_record(row, [5.0, 7.5]), bare.name: _record(bare, [1, 1])}
+    for run, window_s in zip(records[bare.name]["runs"], (0.5, 1.0), strict=True):
+        run["window_s"] = window_s
+    found = summary.summarise(records)["rows"][row.name]
+    assert found["floor_s"] == 3.0  # 4 windows: 2 and 4 s
+    assert found["wall_above_floor_s"] == 3.25  # 3 and 3.5 s
+    assert found["network_s_per_window"] == 1.0
+    # 5 - 1.5 x 2 = 2 and 7.5 - 1.5 x 4 = 1.5
+    assert _verdict(records, "default bundle, ct_001: wall in fp32 - 1.5 x floor") == (1.75, "met")
+
+
+def test_normal_against_fastest_and_memory() -> None:
+    fast, slow = (Row("ct_001", "default", "app", "ct_001", "bf16", mode) for mode in ("fastest", "normal"))
+    records = {fast.name: _app_record(fast, [4, 4, 4]), slow.name: _app_record(slow, [5, 6, 7], peak_rss_mib=1600.0)}
+    assert _verdict(records, "default bundle, ct_001: wall of normal - fastest in bf16") == (2, "not met")
+    assert _verdict(records, "default bundle, ct_001: peak memory in bf16") == (1600.0, "not met")
+    del records[slow.name]
+    assert _verdict(records, "default bundle, ct_001: peak memory in bf16") == (None, "not measured")
+
+
+def test_growth_of_a_window_from_short_to_long() -> None:
+    short, long = (
+        Row("ct_007_tiled", "default", "app", f"ct_007_tiled_{slices}", "fp32", "fastest") for slices in (160, 1200)
+    )
+    records = {
+        short.name: _app_record(short, [9], network_s=4.0, windows=4),
+        long.name: _app_record(long, [90], network_s=42.0, windows=40),
+    }
+    value, verdict = _verdict(records, "default bundle: network seconds per window in fp32")
+    assert value == pytest.approx(1.05)
+    assert verdict == "met"
+
+
+def test_failed_row_is_missing_and_not_zero() -> None:
+    records = {OURS.name: _app_record(OURS, [10]), V1.name: _record(V1, [1], error="killed")}
+    found = summary.summarise(records)
+    assert found["rows"][V1.name] | {"row": None} == {
+        "row": None,
+        "runs": 0,
+        "error": "killed",
+        "wall_s": None,
+        "cpu_s": None,
+        "peak_rss_mib": None,
+        "others_cores": None,
+        "windows": None,
+    }
+    assert found["ratios"][0]["wall_s"] is None
+
+
+def test_runs_are_kept_only_with_the_same_digest_and_failures_are_tried_again() -> None:
+    old = {OURS.name: _app_record(OURS, [10, 11]), V1.name: _record(V1, [40])}
+    old[V1.name]["runs"].append({"error": "killed"})
+    kept = keep_group([OURS, V1], old, "a", again=False)
+    assert [len(kept[row.name]["runs"]) for row in (OURS, V1)] == [2, 1]
+    for digest, again in (("b", False), ("a", True)):
+        assert not any(record["runs"] for record in keep_group([OURS, V1], old, digest, again).values())
+
+
+def test_slow_groups_run_less_often() -> None:
+    assert rounds_wanted({"x": _record(V1, [119.0])}, 5, 3, 120.0) == 5
+    assert rounds_wanted({"x": _record(V1, [20.0]), "y": _record(V1, [121.0])}, 5, 3, 120.0) == 3
+    assert rounds_wanted({}, 1, 3, 120.0) == 1
+
+
+def test_start_up_is_what_the_app_does_not_see() -> None:
+    case = {"windows": 3, "seconds": {"read": 1.0, "load": 0.5, "preprocess": 0.5, "network": 5.0, "restore": 1.0}}
+    report = {"cases": [case], "seconds": 8.25, "peak_memory_mib": 700.0, "network_load_s": 1.5}
+    found = runs.facts_of_report(report, wall_s=9.5)
+    assert found["stages"]["start_up"] == 1.25
+    assert found["stages"]["other"] == 0.25
+    assert found["stages"]["write"] == 0.0
+    assert sum(found["stages"].values()) == 9.5
+
+
+def test_bench_from_scan_to_pictures(tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voxels = tissue()
+    write_scan(tmp_path / "ct_006_0000.nii.gz", voxels)
+    work = tmp_path / "work"
+    arguments = ["--rows", "default/ct_006/app-fp32-normal", "--repeats", "1", "--bundle", str(tiny_bundle)]
+    arguments += ["--data", str(tmp_path), "--work", str(work)]
+    assert main(arguments) == 0
+    results = json.loads((work / "bench.json").read_text())
+    assert list(results["rows"]) == ["default/ct_006/window-fp32", "default/ct_006/app-fp32-normal"]
+    assert results["scans"]["ct_006"]["shape_zyx"] == [10, 11, 12]
+    record = results["rows"]["default/ct_006/app-fp32-normal"]
+    (run,) = record["runs"]
+    assert run["windows"] == 1
+    assert sum(run["stages"].values()) == pytest.approx(run["wall_s"])
+    assert run["app_peak_mib"] > 0
+    label_map = work / "outputs" / "default/ct_006/app-fp32-normal" / "ct_006.nii.gz"
+    np.testing.assert_array_equal(read_label_map(label_map), tiny_label_map(voxels))
+    assert nib.load(label_map).shape == (12, 11, 10)
+    assert "| default/ct_006/app-fp32-normal | 10 x 11 x 12 | 1 |" in capsys.readouterr().out
+
+    assert main(arguments) == 0  # all is there: nothing runs
+    again = json.loads((work / "bench.json").read_text())
+    assert again["rows"]["default/ct_006/app-fp32-normal"]["runs"] == record["runs"]
+    for name in ("bench.md", "bench-time.png", "bench-memory.png"):
+        (work / name).unlink()
+    assert main(["--from", str(work / "bench.json")]) == 0
+    assert (work / "bench-time.png").read_bytes().startswith(b"\x89PNG")
+    assert (work / "bench.md").read_text() == markdown(again)
+
+
+def test_a_row_that_fails_says_why(tmp_path: Path, tiny_bundle: Path) -> None:
+    (tmp_path / "ct_006_0000.nii.gz").write_bytes(b"no scan")
+    workshop = runs.Workshop(tmp_path / "work", tmp_path, tiny_bundle, tmp_path)
+    run = workshop.run(Row("ct_006", "default", "app", "ct_006", "fp32", "fastest"))
+    assert run["wall_s"] is None
+    assert "ct_006_0000.nii.gz: not a gzip file" in run["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--rows", "nothing"], 2, "names no row"),
+        (["--from", "nowhere.json"], 3, "nowhere.json: not there"),
+        (["--data", "nowhere", "--rows", "default/ct_001/v2"], 3, "Give --data"),
+    ],
+)
+def test_mistakes_are_named(
+    arguments: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--work", str(tmp_path)]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_foreign_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text('{"schema_version": 99, "rows": {}}')
+    assert main(["--from", str(path)]) == 3
+    assert "schema_version 99, expected 1" in capsys.readouterr().err
