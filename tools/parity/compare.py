@@ -1,0 +1,92 @@
+"""Two label maps of one scan: the share of voxels in common, and DSC by organ."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.errors import CaseError
+from tools.evaluate.label_maps import read_label_map
+from tools.evaluate.metrics import dice
+from tools.parity.rows import FEWEST_ORGANS, SMALLEST_DSC, SMALLEST_VOLUME_ML, Row
+
+_GRID_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a label map of ours differs from the peer's.
+
+    Attributes:
+        voxels: of the scan.
+        different: voxels with another label.
+        dsc: by organ; None for an organ that neither found.
+        peer_ml: volume of each organ as the peer found it.
+        our_ml: as we found it.
+    """
+
+    voxels: int
+    different: int
+    dsc: dict[str, float | None]
+    peer_ml: dict[str, float]
+    our_ml: dict[str, float]
+
+    @property
+    def agreement(self) -> float:
+        """Share of voxels with the same label: 27 different ones of 90,000 give 0.9997."""
+        return 1.0 - self.different / self.voxels
+
+    @property
+    def organs_found(self) -> int:
+        """Organs of which the peer found more than 1 ml."""
+        return sum(volume > SMALLEST_VOLUME_ML for volume in self.peer_ml.values())
+
+    def worst_organ(self) -> tuple[str, float] | None:
+        """Name and DSC of the worst organ of which either side found more than 1 ml."""
+        large = [
+            (name, score)
+            for name, score in self.dsc.items()
+            if score is not None and max(self.peer_ml[name], self.our_ml[name]) > SMALLEST_VOLUME_ML
+        ]
+        return min(large, key=lambda entry: entry[1]) if large else None
+
+
+def compare_label_maps(peer: Path, ours: Path, organs: tuple[str, ...]) -> Comparison:
+    """The comparison of two files.
+
+    Raises:
+        CaseError: one cannot be read, or they do not lie on one grid.
+    """
+    theirs, mine = read_label_map(peer, len(organs)), read_label_map(ours, len(organs))
+    for field in ("shape_zyx", "spacing_zyx_mm", "direction", "origin_zyx_mm"):
+        expected, found = getattr(theirs.geometry, field), getattr(mine.geometry, field)
+        if np.shape(expected) != np.shape(found) or not np.allclose(expected, found, rtol=0, atol=_GRID_TOLERANCE):
+            raise CaseError(f"{ours}: {field} {found}; the peer's label map has {expected}. They must lie on one grid")
+    dsc, peer_ml, our_ml = {}, {}, {}
+    for label, organ in enumerate(organs, start=1):
+        first, second = theirs.labels == label, mine.labels == label
+        dsc[organ] = dice(second, first)
+        peer_ml[organ] = int(np.count_nonzero(first)) * theirs.geometry.voxel_volume_ml
+        our_ml[organ] = int(np.count_nonzero(second)) * theirs.geometry.voxel_volume_ml
+    different = int(np.count_nonzero(theirs.labels != mine.labels))
+    return Comparison(theirs.labels.size, different, dsc, peer_ml, our_ml)
+
+
+def why_not_counted(row: Row, comparison: Comparison) -> str | None:
+    """Why a row neither passes nor fails; None if it counts."""
+    if row.seeded:
+        return "seeded random network"
+    if comparison.organs_found < FEWEST_ORGANS:
+        return f"the peer finds {comparison.organs_found} organs over {SMALLEST_VOLUME_ML:g} ml"
+    return None
+
+
+def failures(row: Row, comparison: Comparison) -> list[str]:
+    """The limits that a row breaks, in words."""
+    broken = []
+    if comparison.agreement < row.smallest_agreement:
+        broken.append(f"agreement {comparison.agreement:.6f}, limit {row.smallest_agreement:g}")
+    worst = comparison.worst_organ()
+    if worst is not None and worst[1] < SMALLEST_DSC:
+        broken.append(f"DSC of {worst[0]} {worst[1]:.4f}, limit {SMALLEST_DSC:g}")
+    return broken

@@ -1,0 +1,146 @@
+"""Runs both sides of a row as cold child processes and keeps what came out."""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load
+
+from app.bundle import SAFETENSORS_FILE, load_bundle
+from app.errors import AppError
+from tools.parity import compare
+from tools.parity.environments import ROOT, ensure_environment, runner, variables
+from tools.parity.measure import Measurement, run_measured
+from tools.parity.peer_models import Peer, write_spec
+from tools.parity.rows import Row, peer_model
+from tools.parity.scans import prepare_scan
+
+_DEFAULT_BUNDLE = ROOT / "weights" / "default"
+
+
+@dataclass
+class Workshop:
+    """Folders of a comparison, and what this process has made in them so far.
+
+    Attributes:
+        work: parent of all: models, bundles, scans, label maps, logs.
+        data: folder with the real scans.
+        environments: parent of the peers' virtual environments.
+        pip_options: given to pip.
+        threads: for both sides; None leaves it to them.
+        again: run the peer anew where its label map is there.
+    """
+
+    work: Path
+    data: Path
+    environments: Path
+    pip_options: str = ""
+    threads: int | None = None
+    again: bool = False
+    _done: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._bundle = load_bundle(_DEFAULT_BUNDLE)
+        self._weights = load(self._bundle.read(SAFETENSORS_FILE))
+        self.weights_sha256 = self._bundle.sha256[SAFETENSORS_FILE]
+
+    def run(self, row: Row) -> dict[str, Any]:
+        """The record of a row: both measurements, the comparison, whether it counts and what it breaks."""
+        scan = prepare_scan(row.scan, self.data, self.work / "scans")
+        peer_map, peer = self._peer_prediction(row, scan)
+        our_map, ours = self._our_prediction(row, next(scan.glob("*.nii.gz")))
+        found = compare.compare_label_maps(peer_map, our_map, self._bundle.plan.labels)
+        worst = found.worst_organ()
+        return {
+            "name": row.name,
+            "row": asdict(row),
+            "weights_sha256": self.weights_sha256,
+            "peer": asdict(peer),
+            "ours": asdict(ours),
+            "agreement": found.agreement,
+            "different_voxels": found.different,
+            "voxels": found.voxels,
+            "worst_organ": worst and {"organ": worst[0], "dsc": worst[1]},
+            "organs_found": found.organs_found,
+            "dsc": found.dsc,
+            "peer_ml": found.peer_ml,
+            "our_ml": found.our_ml,
+            "not_counted": compare.why_not_counted(row, found),
+            "failures": compare.failures(row, found),
+        }
+
+    def _peer_prediction(self, row: Row, scan: Path) -> tuple[Path, Measurement]:
+        """The peer's label map and what it took; kept from an earlier run if it is there."""
+        out = self.work / "peer" / self.weights_sha256[:8] / row.peer_name
+        record = out / "measurement.json"
+        label_map = out / f"{row.scan}.nii.gz"
+        if record.is_file() and label_map.is_file() and not (self.again and self._first(f"peer {row.peer_name}")):
+            return label_map, Measurement(**json.loads(record.read_text(encoding="utf-8")))
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        python = self._environment(row.peer)
+        options = ["--step", f"{row.step:g}", *(["--mirror"] if row.mirror else [])]
+        options += ["--mode", row.mode] if row.peer == "v1" else []
+        command = [*runner(row.peer, python), "predict", str(self._model(row)), str(scan), str(out), *options]
+        measurement = self._child(command, f"peer-{row.peer_name}", label_map)
+        record.write_text(json.dumps(asdict(measurement)), encoding="utf-8")
+        return label_map, measurement
+
+    def _our_prediction(self, row: Row, scan: Path) -> tuple[Path, Measurement]:
+        label_map = self.work / "ours" / row.name / f"{row.scan}.nii.gz"
+        label_map.parent.mkdir(parents=True, exist_ok=True)
+        label_map.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "app", "--bundle", str(self._imported(row)), "--input", str(scan)]
+        command += ["--output", str(label_map), "--report", str(label_map.with_name("report.json")), "-v"]
+        command += ["--backend", row.backend, "--device", "cpu", "--precision", "fp32", "--mode", row.mode]
+        command += ["--mirror"] if row.mirror else []
+        return label_map, self._child(command, f"ours-{row.name}", label_map)
+
+    def _model(self, row: Row) -> Path:
+        """The peer's model folder, written by the peer from our weights; once a process."""
+        name = f"{row.peer}-{row.network}"
+        folder = self.work / "models" / name
+        if self._first(f"model {name}"):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            model = peer_model(row.peer, row.network, self._bundle.plan, self._weights)
+            spec = write_spec(model, self.work / "specs" / name)
+            command = [*runner(row.peer, self._environment(row.peer)), "write", str(spec), str(folder)]
+            self._child(command, f"write-{name}", folder / "fold_0")
+        return folder
+
+    def _imported(self, row: Row) -> Path:
+        """The bundle that ``tools.convert`` makes of the peer's folder; once a process."""
+        bundle = self.work / "bundles" / row.bundle_name
+        if self._first(f"bundle {row.bundle_name}"):
+            model = self._model(row)
+            shutil.rmtree(bundle, ignore_errors=True)
+            command = [sys.executable, "-m", "tools.convert", f"nnunet-{row.peer}", str(model), "--fold", "0"]
+            command += ["--out", str(bundle), "--tile-step-size", f"{row.step:g}"]
+            self._child(command, f"import-{row.bundle_name}", bundle / "plan.json")
+        return bundle
+
+    def _environment(self, peer: Peer) -> Path:
+        return ensure_environment(peer, self.environments, self.pip_options)
+
+    def _first(self, what: str) -> bool:
+        """Whether this process has not been asked for it before."""
+        if what in self._done:
+            return False
+        self._done.add(what)
+        return True
+
+    def _child(self, command: list[str], log_name: str, expected: Path) -> Measurement:
+        """Measures a command that must leave ``expected`` behind."""
+        log = self.work / "logs" / f"{log_name}.txt"
+        environment = variables(self.work)
+        if self.threads is not None:
+            environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc"), str(self.threads))
+        measurement = run_measured(command, log, ROOT, environment)
+        if measurement.exit_code != 0 or not expected.exists():
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+            raise AppError(f"{log}: exit code {measurement.exit_code}, expected {expected}. Its end:\n{tail}")
+        return measurement
