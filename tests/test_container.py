@@ -124,7 +124,7 @@ def test_exit_code_comes_through(image: str, tmp_path: Path) -> None:
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     """``docker`` with the builder that every engine has."""
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
-    return subprocess.run(["docker", *arguments], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(["docker", *arguments], env=environment, capture_output=True, encoding="utf-8", check=False)
 
 
 def _run_flare(
