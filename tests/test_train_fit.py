@@ -19,9 +19,11 @@ from tools.phantom import main as phantom_main
 from tools.train.__main__ import main as train_main
 
 ROOT = Path(__file__).parent.parent
+# In fp32: oneDNN's bf16 weight gradients over two planes, as these patches have at the bottom, vary from call to call.
 TINY = [
     "--set", "train_patch_size=[16,16,16]", "--set", "labelled_batch=1", "--set", "unlabelled_batch=1",
     "--set", "iterations_per_epoch=1", "--set", "ramp_up_epochs=4", "--workers", "0", "--threads", "1",
+    "--precision", "fp32",
 ]  # fmt: skip
 
 
@@ -97,15 +99,14 @@ def assert_equal(found: object, expected: object) -> None:
 
 @pytest.mark.long
 def test_ten_steps_equal_five_kill_9_and_the_rest(cache: Path, tmp_path: Path) -> None:
-    """In fp32: the bf16 weight gradients of two planes, as these patches have at the bottom, vary from call to call."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    fit = ["--cache", str(cache), *TINY, "--precision", "fp32", "--ema", "0.9", "--checkpoint-minutes", "0"]
+    fit = ["--cache", str(cache), *TINY, "--ema", "0.9", "--checkpoint-minutes", "0"]
     subprocess.run(command("fit", "--out", str(whole), *fit, "--stop-at-step", "10"), cwd=ROOT, check=True)
     process = subprocess.Popen(command("fit", "--out", str(cut), *fit), cwd=ROOT)
     wait_for_step(cut, 5, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    resume = ["resume", str(cut), "--workers", "0", "--threads", "1", "--precision", "fp32", "--stop-at-step", "10"]
+    resume = ["resume", str(cut), "--workers", "0", "--threads", "1", "--stop-at-step", "10"]
     assert checkpoint(cut)["progress"]["step"] < 10  # type: ignore[index]
     subprocess.run(command(*resume), cwd=ROOT, check=True)
     found, expected = checkpoint(cut), checkpoint(whole)
@@ -140,7 +141,7 @@ def test_two_ranks_train_together(cache: Path, tmp_path: Path) -> None:
 def test_phantom_to_label_map(cache: Path, tmp_path: Path, supervised: bool, network: str) -> None:
     data = cache.parent / "data"
     run, bundle = tmp_path / "run", tmp_path / "bundle"
-    fit = ["fit", "--cache", str(cache), "--out", str(run), *TINY, "--stop-at-step", "2", "--ema", "0.9"]
+    fit = ["fit", "--cache", str(cache), "--out", str(run), *TINY, "--stop-at-step", "2"]
     validate = ["--data", str(data), "--hold-out", "phantom_001", "--validate-every", "2"]
     assert train_main([*fit, *validate, *(["--supervised"] if supervised else [])]) == 0
     epochs = [line for line in log_of(run) if line["kind"] == "epoch"]
@@ -208,3 +209,45 @@ def test_new_optimisers_start_slowly(cache: Path, tmp_path: Path) -> None:
     assert train_main([*resume, "--stop-at-step", "4"]) == 0
     moved = checkpoint(second)["trainer"]["networks"]  # type: ignore[index]
     assert any(not torch.equal(moved[0][key], unpacked[0][key]) for key in moved[0])
+
+
+def test_impossible_options_are_named(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ["fit", "--cache", str(cache), "--out", str(tmp_path / "run"), *TINY]
+    for extra, expected in {
+        ("--confidence", "80"): "confidence 80",
+        ("--ema", "5"): "EMA decay 5",
+        ("--seed", "-1"): "seed -1",
+        ("--validate-every", "1"): "--data and --hold-out",
+        ("--set", "unlabelled_batch=0"): "batches",
+    }.items():
+        assert train_main([*fit, *extra]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_other_organs_are_not_scored_as_flares() -> None:
+    from dataclasses import replace
+
+    from app.errors import UsageError
+    from tools.train.presets import make_plan
+    from tools.train.validation import Validation
+
+    plan = make_plan("phantom-3d").app
+    with pytest.raises(UsageError, match="spleen, liver"):
+        Validation([], replace(plan, labels=("spleen", "liver")))
+
+
+def test_a_training_of_two_processes_is_not_resumed_by_one(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train_main(["fit", "--cache", str(cache), "--out", str(run), *TINY, "--stop-at-step", "1"]) == 0
+    options = json.loads((run / "options.json").read_text())
+    (run / "options.json").write_text(json.dumps({**options, "world_size": 2}))
+    assert train_main(["resume", str(run)]) == 2
+    assert "torchrun --nproc-per-node 2" in capsys.readouterr().err
+
+
+def test_a_diverged_training_stops(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ["fit", "--cache", str(cache), "--out", str(tmp_path / "run"), *TINY, "--set", "learning_rate=1e30"]
+    assert train_main([*fit, "--stop-at-step", "6"]) == 1
+    assert "diverged" in capsys.readouterr().err

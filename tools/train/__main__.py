@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +130,16 @@ def _fit(arguments: argparse.Namespace) -> int:
     from tools.train.trainer import TrainerOptions
 
     plan = _plan(arguments)
-    options = TrainerOptions(
-        supervised=arguments.supervised,
-        confidence_threshold=arguments.confidence,
-        ema_decay=arguments.ema,
-        precision=arguments.precision,
-        seed=arguments.seed,
-    )
+    try:
+        options = TrainerOptions(
+            supervised=arguments.supervised,
+            confidence_threshold=arguments.confidence,
+            ema_decay=arguments.ema,
+            precision=arguments.precision,
+            seed=arguments.seed,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     settings = _settings(arguments)
     if _leads():
         start_folder(arguments.out, plan, options, settings)
@@ -148,6 +151,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "cache": str(arguments.cache.resolve()),
         "data": str(arguments.data.resolve()) if arguments.data else None,
         "hold_out": arguments.hold_out,
+        "world_size": _world_size(),
     }
 
 
@@ -161,7 +165,10 @@ def _resume(arguments: argparse.Namespace) -> int:
         settings = json.loads((arguments.out / OPTIONS_FILE).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"{arguments.out / OPTIONS_FILE}: cannot be read ({error}); expected a training") from error
-    return _train(arguments, plan, TrainerOptions(**settings.pop("trainer")), settings)
+    options = TrainerOptions(**settings.pop("trainer"))
+    if arguments.precision != "auto":
+        options = replace(options, precision=arguments.precision)
+    return _train(arguments, plan, options, settings)
 
 
 def _train(arguments: argparse.Namespace, plan: Any, options: Any, settings: dict[str, Any]) -> int:
@@ -172,7 +179,13 @@ def _train(arguments: argparse.Namespace, plan: Any, options: Any, settings: dic
     from tools.train.validation import Validation
 
     tune_process(arguments.threads)
+    if settings["world_size"] != _world_size():
+        count = settings["world_size"]
+        start = f"torchrun --nproc-per-node {count} -m tools.train" if count > 1 else "python -m tools.train"
+        raise UsageError(f"this training has {count} processes, found {_world_size()}; start it with: {start} resume")
     held_out = set(settings["hold_out"])
+    if arguments.validate_every and not (settings["data"] and held_out):
+        raise UsageError("--validate-every: nothing to validate on; the training needs --data and --hold-out")
     cases = open_cache(Path(settings["cache"]), held_out, plan.app)
     validation = None
     if settings["data"]:
@@ -244,6 +257,13 @@ def _plan(arguments: argparse.Namespace) -> Any:
         except json.JSONDecodeError:
             values[key] = text
     return parse_train_plan(json.dumps(values), "--set")
+
+
+def _world_size() -> int:
+    """Processes of this training: 1, or what torchrun started."""
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _leads() -> bool:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -136,6 +137,11 @@ class Fit:
         batches = next(labelled), None if unlabelled is None else next(unlabelled)
         self._waited_s += time.perf_counter() - start
         numbers = self._trainer.step(*batches, weight, self._schedule.rate)
+        if not isfinite(numbers["supervised"]):
+            raise AppError(
+                f"{self._folder}: the loss of iteration {step + 1} is {numbers['supervised']}; the training diverged. "
+                "Start again with a lower learning_rate"
+            )
         for name, value in numbers.items():
             self._progress.sums[name] = self._progress.sums.get(name, 0.0) + value
         self._progress.step += 1

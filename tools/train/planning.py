@@ -59,7 +59,7 @@ class TrainPlan:
 
     def __post_init__(self) -> None:
         counts = (self.labelled_batch, self.epochs, self.iterations_per_epoch, self.plateau_patience)
-        if min(counts) < 1 or min(self.unlabelled_batch, self.ramp_up_epochs) < 0:
+        if min(*counts, self.unlabelled_batch) < 1 or self.ramp_up_epochs < 0:
             raise ValueError("batches, epochs, iterations and patience must be positive")
         if min(self.learning_rate, self.gradient_clip) <= 0 or min(self.weight_decay, self.consistency_weight) < 0:
             raise ValueError("rates, weights and limits must be positive")

@@ -42,6 +42,13 @@ class TrainerOptions:
     precision: Precision = "auto"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.confidence_threshold < 1 and 0 <= self.ema_decay < 1):
+            found = f"confidence {self.confidence_threshold:g} and EMA decay {self.ema_decay:g}"
+            raise ValueError(f"{found}: expected numbers from 0 to below 1")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: expected 0 or more")
+
 
 class Trainer:
     """Networks, optimisers and scaler; ``step`` does one iteration."""
@@ -103,7 +110,7 @@ class Trainer:
         for average, weights in zip(self.averages, state["averages"], strict=True):
             average.load_state_dict(weights)
         self._averaged = state["averaged"]
-        self._warm_up_left = state.get("warm_up_left", 0) if state["optimisers"] else _WARM_UP
+        self._warm_up_left = state["warm_up_left"] if state["optimisers"] else _WARM_UP
 
     def _losses(self, labelled: Batch, unlabelled: Batch | None, weight: float) -> CpsLosses:
         target = Target(self._move(labelled.label), self._move(labelled.annotated))

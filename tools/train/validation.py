@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from app.backends.shapes import network_shapes
+from app.errors import UsageError
 from app.network import UNet
 from app.pipeline import Options, segment
 from app.plan import Plan
 from app.volume import Float32Array
 from app.volume_io import read_volume
 from tools.evaluate.flare import CORRECTED, score_case
-from tools.train.cases import TrainingCase
+from tools.train.cases import FLARE22_ORGANS, TrainingCase
 
 
 class LiveNetwork:
@@ -37,9 +38,18 @@ class LiveNetwork:
 
 
 class Validation:
-    """Held-out labelled scans and how they are scored."""
+    """Held-out labelled scans and how they are scored.
+
+    Raises:
+        UsageError: the plan has other organs than FLARE22, which ``tools.evaluate`` scores.
+    """
 
     def __init__(self, cases: Sequence[TrainingCase], plan: Plan) -> None:
+        if plan.labels != FLARE22_ORGANS:
+            raise UsageError(
+                f"plan {plan.name}: labels {', '.join(plan.labels)}; expected FLARE22's 13 organs, which validation "
+                "scores. Leave --data out"
+            )
         self._cases, self._plan = cases, plan
 
     def score(self, network: UNet) -> dict[str, Any]:
