@@ -10,13 +10,13 @@ from math import prod
 
 from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Mode, Plan, SpacingKind
+from app.resampling import SLAB_BYTES
 from app.sliding_window import streaming_axis
 from app.spacing import NetworkGrid, network_grid
 from app.volume import Geometry, Shape
 
 _FLOAT = 4
 _SUM_BYTES = {"float32": 4, "float16": 2}
-_SLAB_BYTES = 32 * 2**20  # that ``resample`` makes float at a time
 _CHUNKS_BYTES = 12 * 2**20  # a chunk of the file, its copy and the decompressor's window
 _SMALL_BYTES = 30 * 2**20  # nibabel, isal, the heaps of the loader's and BLAS's threads: 39 MiB measured, some counted
 _COMPONENTS_BYTES = 15  # a voxel of an organ's box: mask, int32 components, their int64 copy, selections
@@ -136,7 +136,7 @@ def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[
 def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape) -> int:
     """What ``resample`` holds besides scan and result: the slab as float, shrunk in x, in y too, and its product."""
     depth, height, width = shape_zyx
-    thickness = min(depth, max(1, _SLAB_BYTES // (_FLOAT * height * width)))
+    thickness = min(depth, max(1, SLAB_BYTES // (_FLOAT * height * width)))
     slab = _FLOAT * thickness * height * width
     narrow = _FLOAT * thickness * height * grid_zyx[2]
     shrunk = _FLOAT * thickness * grid_zyx[1] * grid_zyx[2]

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from app.volume import Array, Float32Array, Shape
 
-_SLAB_BYTES = 32 * 2**20  # of float32 at a time; 16 to 64 MiB time the same on ct_001, more only holds memory
+SLAB_BYTES = 32 * 2**20  # of float32 at a time; 16 to 64 MiB time the same on ct_001, more only holds memory
 
 
 @lru_cache(maxsize=32)
@@ -87,7 +87,7 @@ def resample(
     )
     result = np.zeros((shape_zyx[0], shape_zyx[1] * shape_zyx[2]), dtype=np.float32)
     extremes = _Extremes(voxels.shape, orders) if clip_overshoot else None
-    thickness = max(1, _SLAB_BYTES // (4 * height * width))
+    thickness = max(1, SLAB_BYTES // (4 * height * width))
     for start in range(0, depth, thickness):
         slab = np.array(voxels[start : start + thickness], dtype=np.float32, order="C")
         prepare(slab)

@@ -46,7 +46,7 @@ def test_orders_per_axis_equal_one_scipy_zoom_after_another(orders: Shape) -> No
 def test_slabs_change_nothing(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
     voxels = scan((10, 11, 12))
     whole = resample(voxels, (17, 8, 19), (order,) * 3)
-    monkeypatch.setattr(resampling, "_SLAB_BYTES", 4 * 11 * 12 * 3)
+    monkeypatch.setattr(resampling, "SLAB_BYTES", 4 * 11 * 12 * 3)
     np.testing.assert_allclose(resample(voxels, (17, 8, 19), (order,) * 3), whole, rtol=0, atol=2e-3)
 
 
