@@ -3,6 +3,7 @@
 import sys
 from typing import Any, Literal
 
+from app.backends.openvino_norm import use_exact_sums
 from app.backends.shapes import check_network_shapes, network_shapes
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import BundleError, CaseError, DeviceError
@@ -40,6 +41,8 @@ class OpenVinoPredictor:
         if len(model.inputs) != 1 or len(model.outputs) != 1 or model.is_dynamic():
             raise BundleError(f"{source}: expected a network with one input and one output of fixed shape")
         check_network_shapes(bundle.plan, list(model.input().shape), list(model.output().shape), source)
+        if precision == "fp32":
+            use_exact_sums(model)
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(threads)
