@@ -6,12 +6,18 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app import __version__
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, UsageError
 from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, processor_limit
+
+if TYPE_CHECKING:
+    from app.bundle import Bundle
+    from app.region import Locator
 
 _DESCRIPTION = "Segments 13 abdominal organs in CT scans: one NIfTI label map per scan, on the scan's own voxel grid."
 _EPILOG = """\
@@ -99,6 +105,13 @@ def build_parser() -> argparse.ArgumentParser:
         "slice count; resample: true spacing, bounded grid",
     )
     pipeline.add_argument(
+        "--crop",
+        choices=("bundle", "none", "body", "organs"),
+        default="bundle",
+        help="segment the whole scan (none), the body, or the box of what the bundle's locator finds "
+        "(default: bundle, what the plan says)",
+    )
+    pipeline.add_argument(
         "--max-memory",
         type=_size,
         metavar="SIZE",
@@ -161,6 +174,7 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
             mode=arguments.mode or plan.mode,
             spacing=plan.spacing.enforce if arguments.spacing == "bundle" else arguments.spacing,
             mirror=arguments.mirror,
+            crop=plan.shortcuts.crop if arguments.crop == "bundle" else arguments.crop,
             skip_existing=arguments.skip_existing,
             max_memory_bytes=arguments.max_memory,
         )
@@ -169,14 +183,17 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
                 "--mirror changes nothing: this network was trained without mirroring (no mirror_axes)"
             )
             logger.warning(record.warnings[-1])
-        record.options.update(mode=options.mode, spacing=options.spacing)  # as they are, where the plan decided
+        record.options.update(
+            mode=options.mode, spacing=options.spacing, crop=options.crop
+        )  # as they are, where the plan decided
         record.threads = arguments.threads or processor_limit()
         factory = partial(
             create_predictor, bundle, arguments.backend, arguments.device, arguments.precision, record.threads
         )
+        make_locator = _locator_factory(bundle, options.crop, arguments, record.threads)
         network_memory = expected_memory(bundle, arguments.backend, arguments.device, arguments.precision)
         progress = TerminalProgress(len(cases)) if terminal else SilentProgress()
-        run(cases, plan, factory, options, progress, record, network_memory)
+        run(cases, plan, factory, options, progress, record, network_memory, make_locator)
         record.exit_code = EXIT_CASE_FAILED if record.count("failed") else EXIT_OK
         logger.info(
             "%d segmented, %d skipped, %d failed in %.1f s",
@@ -195,6 +212,26 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         if arguments.report:
             record.write(arguments.report)
     return record.exit_code
+
+
+def _locator_factory(
+    bundle: "Bundle", crop: str, arguments: argparse.Namespace, threads: int
+) -> "Callable[[], Locator] | None":
+    """What loads the bundle's locator, if it is needed."""
+    if crop != "organs":
+        return None
+    locator = bundle.locator
+    if locator is None:
+        raise UsageError(f"--crop organs: {bundle.folder} has no locator; choose --crop body or none")
+
+    def load() -> "Locator":
+        from app.backends import create_predictor
+        from app.region import Locator
+
+        predictor, _ = create_predictor(locator, arguments.backend, arguments.device, arguments.precision, threads)
+        return Locator(locator.plan, predictor)
+
+    return load
 
 
 def _size(text: str) -> int:

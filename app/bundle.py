@@ -11,7 +11,9 @@ HASH_FILE = "SHA256SUMS"
 PLAN_FILE = "plan.json"
 ONNX_FILE = "network.onnx"
 SAFETENSORS_FILE = "network.safetensors"
-BUNDLE_FILES = (PLAN_FILE, ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md")
+LOCATOR_FOLDER = "locator"
+_LOCATOR_HASHES = f"{LOCATOR_FOLDER}/{HASH_FILE}"
+BUNDLE_FILES = (PLAN_FILE, ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md", _LOCATOR_HASHES)
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Bundle:
         folder: where it lies.
         plan: its constants.
         sha256: file name -> expected hash.
+        locator: the bundle within it that finds the organs; None if it has none.
     """
 
     folder: Path
     plan: Plan
     sha256: dict[str, str]
+    locator: "Bundle | None" = None
 
     def read(self, name: str) -> bytes:
         """The content of a file of the bundle; what is returned is what was hashed.
@@ -46,17 +50,16 @@ def load_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such bundle; expected a folder with {', '.join((HASH_FILE, *BUNDLE_FILES))}")
     hashes = _read_hashes(folder)
+    known = {HASH_FILE, *(name.partition("/")[0] for name in hashes)}
     strangers = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name != HASH_FILE and path.name not in hashes and not path.name.startswith(".")
+        path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")
     )
     if strangers:
         raise BundleError(f"{folder}: {', '.join(strangers)} is not listed in {HASH_FILE}; a bundle holds nothing else")
     plan = parse_plan(
         _read_verified(folder, PLAN_FILE, hashes).decode("utf-8", errors="replace"), str(folder / PLAN_FILE)
     )
-    return Bundle(folder=folder, plan=plan, sha256=hashes)
+    return Bundle(folder=folder, plan=plan, sha256=hashes, locator=_load_locator(folder, plan, hashes))
 
 
 def write_hashes(folder: Path) -> None:
@@ -67,6 +70,18 @@ def write_hashes(folder: Path) -> None:
         if (folder / name).exists()
     ]
     (folder / HASH_FILE).write_text("".join(lines))
+
+
+def _load_locator(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | None:
+    if _LOCATOR_HASHES not in hashes:
+        if plan.shortcuts.crop == "organs":
+            raise BundleError(f"{folder / PLAN_FILE}: shortcuts.crop is organs, but there is no {_LOCATOR_HASHES}")
+        return None
+    _read_verified(folder, _LOCATOR_HASHES, hashes)
+    locator = load_bundle(folder / LOCATOR_FOLDER)
+    if (locator.plan.orientation, locator.plan.transpose_forward) != (plan.orientation, (0, 1, 2)):
+        raise BundleError(f"{locator.folder / PLAN_FILE}: expected the orientation of {folder / PLAN_FILE}")
+    return locator
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:

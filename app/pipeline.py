@@ -12,10 +12,11 @@ from app.errors import AppError, CaseError
 from app.machine_limits import DEFAULT_MAX_MEMORY, memory_limit, parse_bytes, resident_bytes, return_freed_arrays
 from app.memory import fit_case
 from app.memory_need import NetworkMemory, ProcessMemory
-from app.plan import Mode, Plan, SpacingKind
+from app.plan import Crop, Mode, Plan, SpacingKind
 from app.postprocessing import organ_volumes_ml, postprocess
 from app.preprocessing import Record, preprocess
 from app.progress import Progress
+from app.region import Locator, find_region
 from app.report import CaseRecord, RunRecord, StageClock
 from app.restoration import Restoration, restore
 from app.sliding_window import Predictor, Slab, count_windows, stream_logits
@@ -25,6 +26,7 @@ from app.volume_io import read_header, read_volume, without_voxels, write_label_
 logger = logging.getLogger(__name__)
 
 PredictorFactory = Callable[[], tuple[Predictor, tuple[str, ...]]]
+LocatorFactory = Callable[[], Locator]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Options:
         mode: restoration.
         spacing: enforced spacing.
         mirror: test-time mirroring along the plan's axes.
+        crop: the part of a scan that is segmented.
         skip_existing: leave cases alone whose label map is there.
         max_memory_bytes: that this process may hold, if control groups and the machine allow it.
     """
@@ -42,6 +45,7 @@ class Options:
     mode: Mode
     spacing: SpacingKind
     mirror: bool = False
+    crop: Crop = "none"
     skip_existing: bool = False
     max_memory_bytes: int = parse_bytes(DEFAULT_MAX_MEMORY)
 
@@ -53,15 +57,21 @@ def segment(
     options: Options,
     clock: StageClock | None = None,
     progress: Progress | None = None,
+    locator: Locator | None = None,
 ) -> tuple[LabelArray, Record, Restoration]:
     """(label map uint8 (z, y, x) on the grid of ``volume`` as stored, what preprocessing and restoration did).
 
-    Orient, resample, normalise; sliding window; arg max on the scan's grid; components; orient back. What a step has
-    used up is let go: the voxels, if the caller holds no other reference to ``volume``, and the network's grid.
+    Find the organs; orient, crop, resample, normalise; sliding window; arg max on the scan's grid; components; orient
+    back. What a step has used up is let go: the voxels, if the caller holds no other reference to ``volume``, and the
+    network's grid.
     """
     clock = clock or StageClock()
+    region = None
+    if options.crop != "none":
+        with clock.measure("locate"):
+            region = find_region(volume, plan, options.crop, options.spacing, locator)
     with clock.measure("preprocess"):
-        image, record = preprocess(volume, plan, options.spacing)
+        image, record = preprocess(volume, plan, options.spacing, region)
     del volume
     clock.log("preprocess", record.grid.shape_zyx, record.grid.target_zyx_mm)
     if progress:
@@ -86,15 +96,14 @@ def segment(
 
 
 def _restore(slabs: Iterator[Slab], record: Record, options: Options, clock: StageClock) -> Restoration:
-    start = time.perf_counter()
-    restoration = restore(
-        clock.measure_items("network", slabs),
-        record.grid.shape_zyx,
-        record.cropped_shape_zyx,
-        record.restoration_orders,
-        options.mode,
-    )
-    clock.seconds["restore"] = time.perf_counter() - start - clock.seconds["network"]
+    with clock.measure("restore"):
+        restoration = restore(
+            clock.measure_items("network", slabs),
+            record.grid.shape_zyx,
+            record.cropped_shape_zyx,
+            record.restoration_orders,
+            options.mode,
+        )
     clock.log("network", record.grid.shape_zyx, record.grid.target_zyx_mm)
     clock.log("restore", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
     return restoration
@@ -108,10 +117,12 @@ def run(
     progress: Progress,
     record: RunRecord,
     network_memory: NetworkMemory | None = None,
+    make_locator: LocatorFactory | None = None,
 ) -> None:
     """Segments the cases one after another and fills ``record``; the network loads while the first is read.
 
     Each case is made to fit into memory before it is read; ``network_memory`` is what the network is expected to take.
+    ``make_locator`` is needed to crop to the organs.
 
     Raises:
         AppError: other than CaseError; the run cannot go on. Cases done so far are in ``record``.
@@ -120,7 +131,7 @@ def run(
     return_freed_arrays()
     for case in cases:
         remove_partial(case.output_path)
-    runner = _Runner(plan, make_predictor, options, progress, record, network_memory or NetworkMemory())
+    runner = _Runner(plan, make_predictor, options, progress, record, network_memory or NetworkMemory(), make_locator)
     try:
         for case in cases:
             progress.start_case(case.case_id)
@@ -145,17 +156,18 @@ class _Runner:
         progress: Progress,
         record: RunRecord,
         network_memory: NetworkMemory,
+        make_locator: LocatorFactory | None,
     ) -> None:
         self._network_memory, self._start_bytes = network_memory, resident_bytes()
         self._plan, self._options, self._progress, self._record = plan, options, progress, record
-        self._make_predictor = make_predictor
+        self._make_predictor, self._make_locator = make_predictor, make_locator
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")
-        self._loading: Future[Predictor] | None = None
+        self._loading: Future[tuple[Predictor, Locator | None]] | None = None
 
     def run_case(self, case: Case, record: CaseRecord) -> None:
         """Segments a case and fills its record, whichever way it goes; only errors of the whole run are raised."""
         clock = StageClock(case.case_id)
-        record.seconds = clock.seconds
+        record.seconds, record.spans = clock.seconds, clock.spans
         try:
             if case.refusal:
                 raise CaseError(case.refusal)
@@ -194,10 +206,10 @@ class _Runner:
             self._warn(case, record, warning)
         clock.log("read", geometry.shape_zyx, geometry.spacing_zyx_mm)
         with clock.measure("load"):
-            predictor = self._loading.result()
+            predictor, locator = self._loading.result()
         try:  # pop: segment gets the only reference, so that it can let the voxels go
             label_map, steps, restoration = segment(
-                volumes.pop(), predictor, plan, self._options, clock, self._progress
+                volumes.pop(), predictor, plan, self._options, clock, self._progress, locator
             )
         except MemoryError as error:
             raise CaseError(f"{case.input_path}: not enough memory for {geometry.shape_zyx} voxels") from error
@@ -233,10 +245,13 @@ class _Runner:
         record.warnings.append(warning)
         logger.warning("%s: %s", case.case_id, warning)
 
-    def _load(self) -> Predictor:
-        start = time.perf_counter()
-        predictor, warnings = self._make_predictor()
-        self._record.network_load_s = time.perf_counter() - start
+    def _load(self) -> tuple[Predictor, Locator | None]:
+        clock = StageClock()
+        with clock.measure("load network"):
+            predictor, warnings = self._make_predictor()
+            locator = self._make_locator() if self._make_locator else None
+        (self._record.network_load_span,) = clock.spans
+        self._record.network_load_s = clock.seconds["load network"]
         self._record.warnings.extend(warnings)
         self._record.network = {
             "backend": predictor.backend,
@@ -245,4 +260,4 @@ class _Runner:
         }
         ready = (*self._record.network.values(), self._record.network_load_s)
         logger.info("network ready: %s on %s in %s, %.2f s", *ready)
-        return predictor
+        return predictor, locator

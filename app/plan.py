@@ -17,6 +17,7 @@ SCHEMA_VERSION = 1
 Mode = Literal["fastest", "normal"]
 SpacingKind = Literal["off", "header", "resample"]
 Accumulator = Literal["float32", "float16"]
+Crop = Literal["none", "body", "organs"]
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,25 @@ class PostprocessingPlan:
 
 
 @dataclass(frozen=True)
+class ShortcutPlan:
+    """What the network need not look at. Labels change a little with the windows' places; imported networks use none.
+
+    Attributes:
+        crop: the box that is segmented: of the whole scan, of the body, or of what the bundle's locator finds.
+        margin_mm: around that box.
+        skip_air: a window that holds nothing above the clip's lower end is calculated once (labels stay the same).
+    """
+
+    crop: Crop = "none"
+    margin_mm: float = 25.0
+    skip_air: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.margin_mm >= 0:
+            raise ValueError("margin_mm must not be negative")
+
+
+@dataclass(frozen=True)
 class Plan:
     """All of ``plan.json``.
 
@@ -229,8 +249,11 @@ class Plan:
     postprocessing: PostprocessingPlan
     transpose_forward: Shape = (0, 1, 2)
     crop_to_nonzero: bool = False
+    shortcuts: ShortcutPlan = field(default_factory=ShortcutPlan)
 
     def __post_init__(self) -> None:
+        if self.shortcuts.crop != "none" and (self.crop_to_nonzero or self.transpose_forward != (0, 1, 2)):
+            raise ValueError("shortcuts.crop goes with neither crop_to_nonzero nor transpose_forward")
         if sorted(self.transpose_forward) != [0, 1, 2]:
             raise ValueError(f"transpose_forward is {list(self.transpose_forward)}; expected an order of 0, 1, 2")
         if self.schema_version != SCHEMA_VERSION:

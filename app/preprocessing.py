@@ -46,17 +46,25 @@ class Record:
         return whole
 
 
-def preprocess(volume: Volume, plan: Plan, kind: SpacingKind) -> tuple[Float32Array, Record]:
+def preprocess(volume: Volume, plan: Plan, kind: SpacingKind, region: Box | None = None) -> tuple[Float32Array, Record]:
     """(float32 (z, y, x) network input, record): oriented, cropped, resampled, clipped and normalised.
 
     In nnU-Net v1's order, unless the plan says otherwise: the spline works on HU, the clip comes after it and removes
     its overshoot.
+
+    Args:
+        volume: as stored.
+        plan: constants.
+        kind: enforced spacing.
+        region: the box of the oriented scan that is segmented; None: all, or what ``plan.crop_to_nonzero`` leaves.
     """
     axis_map = axis_map_to_lps(volume.geometry) if plan.orientation == "LPS" else AxisMap()
     axis_map = axis_map.transposed(plan.transpose_forward)
     oriented = axis_map.apply_to_geometry(volume.geometry)
     voxels = axis_map.apply(volume.voxels)
-    box = nonzero_box(voxels, volume) if plan.crop_to_nonzero else _whole(oriented.shape_zyx)
+    box = region or _whole(oriented.shape_zyx)
+    if plan.crop_to_nonzero:
+        box = nonzero_box(voxels, volume)
     cropped = voxels[box]
     cranio_caudal = axis_map_to_lps(oriented).order[0]
     slices = oriented.shape_zyx[cranio_caudal]
@@ -64,7 +72,7 @@ def preprocess(volume: Volume, plan: Plan, kind: SpacingKind) -> tuple[Float32Ar
     early = plan.intensity.normalise == "before_resampling"
 
     def prepare(slab: Float32Array) -> None:
-        _to_hu(slab, volume)
+        to_hu(slab, volume)
         if early:
             normalise(slab, plan.intensity)
 
@@ -86,7 +94,7 @@ def nonzero_box(voxels: Array, volume: Volume) -> Box:
     planes = np.zeros(len(voxels), dtype=bool)
     for index in range(len(voxels)):
         plane = voxels[index].astype(np.float32)
-        _to_hu(plane, volume)
+        to_hu(plane, volume)
         filled = plane != 0
         columns |= filled
         planes[index] = filled.any()
@@ -128,7 +136,7 @@ def _coarsest_axes(spacing_zyx_mm: Vector) -> list[int]:
     return [axis for axis, spacing in enumerate(spacing_zyx_mm) if spacing == max(spacing_zyx_mm)]
 
 
-def _to_hu(stored: Float32Array, volume: Volume) -> None:
+def to_hu(stored: Float32Array, volume: Volume) -> None:
     """Stored values -> HU, in place."""
     if volume.slope != 1.0:
         stored *= np.float32(volume.slope)

@@ -1,4 +1,4 @@
-"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|verify``."""
+"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|shortcuts|verify``."""
 
 import argparse
 import sys
@@ -58,6 +58,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_import(commands, "nnunet-v2", "an nnU-Net v2 model -> a bundle", _V2_TEXT, "checkpoint_final.pth")
     export = commands.add_parser("onnx", help="safetensors -> ONNX (one file, opset 17, fixed shape)")
     export.add_argument("bundle", type=Path, metavar="BUNDLE")
+    shortcuts = commands.add_parser(
+        "shortcuts",
+        help="what the app leaves out of a scan with this bundle: air, what is not body, what is far from the organs",
+    )
+    shortcuts.add_argument("bundle", type=Path, metavar="BUNDLE")
+    shortcuts.add_argument("--crop", choices=("none", "body", "organs"), help="the box that is segmented")
+    shortcuts.add_argument("--margin", type=float, metavar="MM", help="around the organs")
+    shortcuts.add_argument("--locator", type=Path, metavar="BUNDLE2", help="coarse network that finds them; is copied")
+    shortcuts.add_argument(
+        "--skip-air", action=argparse.BooleanOptionalAction, help="calculate windows of air once (same label map)"
+    )
     verify = commands.add_parser(
         "verify",
         help="compare ONNX Runtime and OpenVINO with PyTorch on patches",
@@ -73,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    run = {"onnx": _convert, "verify": _verify}.get(arguments.command, _import)
+    run = {"onnx": _convert, "shortcuts": _set_shortcuts, "verify": _verify}.get(arguments.command, _import)
     try:
         return run(arguments)
     except AppError as error:
@@ -152,6 +163,14 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     rebuild_onnx(arguments.bundle)
     print(f"{arguments.bundle / 'network.onnx'} written")
+    return 0
+
+
+def _set_shortcuts(arguments: argparse.Namespace) -> int:
+    from tools.convert.bundles import set_shortcuts
+
+    found = set_shortcuts(arguments.bundle, arguments.crop, arguments.margin, arguments.skip_air, arguments.locator)
+    print(f"{arguments.bundle / 'plan.json'}: {found}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Writing a bundle, all files and their hashes."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.numpy import load, save
 from app.bundle import (
     BUNDLE_FILES,
     HASH_FILE,
+    LOCATOR_FOLDER,
     ONNX_FILE,
     PLAN_FILE,
     SAFETENSORS_FILE,
@@ -18,7 +20,7 @@ from app.bundle import (
     write_hashes,
 )
 from app.errors import BundleError, FolderError
-from app.plan import Plan, parse_plan
+from app.plan import Crop, Plan, ShortcutPlan, parse_plan
 from tools.convert.architectures import Architecture, export_onnx, restore
 from tools.convert.onnx_graph import Weights, build_onnx
 
@@ -62,7 +64,8 @@ def write_bundle(
 
 def check_is_for_a_bundle(folder: Path) -> None:
     """Raises FolderError if the folder holds what is not a bundle's: the app would refuse the mixture."""
-    strangers = [path.name for path in folder.glob("*") if path.name not in (HASH_FILE, *BUNDLE_FILES)]
+    known = (HASH_FILE, LOCATOR_FOLDER, *BUNDLE_FILES)
+    strangers = [path.name for path in folder.glob("*") if path.name not in known]
     if strangers:
         raise FolderError(f"{folder}: holds {', '.join(sorted(strangers)[:4])}; expected a new folder or a bundle's")
 
@@ -92,6 +95,40 @@ def rebuild_onnx(folder: Path) -> None:
         ) from error
     (folder / ONNX_FILE).write_bytes(content)
     write_hashes(folder)
+
+
+def set_shortcuts(
+    folder: Path,
+    crop: Crop | None = None,
+    margin_mm: float | None = None,
+    skip_air: bool | None = None,
+    locator: Path | None = None,
+) -> ShortcutPlan:
+    """Changes the shortcuts of a bundle and gives it a locator (a bundle of its own, which is copied); returns them.
+
+    Raises:
+        BundleError: one of the bundles is altered, or there is no locator to crop to the organs with.
+    """
+    bundle = load_bundle(folder)
+    source = None if locator is None else load_bundle(locator)
+    before = bundle.plan.shortcuts
+    shortcuts = ShortcutPlan(
+        crop=before.crop if crop is None else crop,
+        margin_mm=before.margin_mm if margin_mm is None else margin_mm,
+        skip_air=before.skip_air if skip_air is None else skip_air,
+    )
+    if shortcuts.crop == "organs" and source is None and bundle.locator is None:
+        raise BundleError(f"{folder}: no locator to find the organs with; give --locator a bundle")
+    if source is not None:
+        target = folder / LOCATOR_FOLDER
+        target.mkdir(exist_ok=True)
+        for name in (HASH_FILE, *source.sha256):
+            shutil.copyfile(source.folder / name, target / name)
+    plan = json.loads((folder / PLAN_FILE).read_text())
+    (folder / PLAN_FILE).write_text(json.dumps({**plan, "shortcuts": asdict(shortcuts)}, indent=1) + "\n")
+    write_hashes(folder)
+    load_bundle(folder)
+    return shortcuts
 
 
 def stored_architecture(bundle: Bundle) -> str:

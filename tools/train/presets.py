@@ -31,7 +31,7 @@ def make_plan(name: str, organs: tuple[str, ...] = FLARE22_ORGANS, fingerprint: 
 
     ``paper-3d`` and ``paper-2d``: the paper's networks and protocol, literally; target spacing and intensities,
     which it does not print, come from the fingerprint by its rules. ``planned-3d`` and ``planned-2d``: all from the
-    fingerprint. ``compact-3d`` (two CPU cores, hours) and ``phantom-3d`` (minutes) need no fingerprint.
+    fingerprint. ``compact-3d`` (two CPU cores, hours), ``locator-3d`` and ``phantom-3d`` (minutes) need none.
 
     Raises:
         UsageError: no such preset, or it needs a fingerprint and there is none.
@@ -122,6 +122,7 @@ def _nnunet_app(
             enforce="off",
             largest_grid_zyx=(512, 512, 512),
             header=PAPER_HEADER_RULE,
+            keep_first_axis=network.dimensions == 2,
         ),
         interpolation=InterpolationPlan(image_order=3, separate_z_above=3.0),
         sliding_window=SlidingWindowPlan(
@@ -160,6 +161,34 @@ def _compact_3d(organs: tuple[str, ...]) -> TrainPlan:
         plateau_patience=12,
         plateau_factor=0.5,
         labelled_as_unlabelled=True,  # of ten scans three are unlabelled
+        augmentation=SMALL_DATA,
+    )
+
+
+def _locator_3d(organs: tuple[str, ...]) -> TrainPlan:
+    """0.6 M parameters at 6 mm: finds the abdomen in a whole scan with a window or two (``fit --supervised``)."""
+    network = NetworkPlan(
+        features_per_stage=(16, 32, 64, 64),
+        strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+        kernel_sizes=((3, 3, 3),) * 4,
+    )
+    app = _small_app("locator-3d", organs, network, (6.0, 6.0, 6.0))
+    window = replace(app.sliding_window, patch_size=(64, 64, 80))
+    spacing = replace(app.spacing, largest_grid_zyx=(320, 128, 128))
+    return TrainPlan(
+        app=replace(app, sliding_window=window, spacing=spacing),
+        train_patch_size=(48, 64, 72),
+        labelled_batch=2,
+        unlabelled_batch=1,
+        epochs=30,
+        iterations_per_epoch=50,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        momentum=0.9,
+        ramp_up_epochs=10,
+        optimiser="adamw",
+        schedule="poly",
+        labelled_as_unlabelled=True,
         augmentation=SMALL_DATA,
     )
 
@@ -231,5 +260,9 @@ _FROM_DATA: dict[str, Callable[[tuple[str, ...], Fingerprint], TrainPlan]] = {
     "planned-3d": _planned_3d,
     "planned-2d": _planned_2d,
 }
-_LITERAL: dict[str, Callable[[tuple[str, ...]], TrainPlan]] = {"compact-3d": _compact_3d, "phantom-3d": _phantom_3d}
+_LITERAL: dict[str, Callable[[tuple[str, ...]], TrainPlan]] = {
+    "compact-3d": _compact_3d,
+    "locator-3d": _locator_3d,
+    "phantom-3d": _phantom_3d,
+}
 PRESETS = (*_FROM_DATA, *_LITERAL)
