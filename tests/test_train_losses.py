@@ -1,16 +1,11 @@
 """Losses against numbers worked out by hand (shown in the comments)."""
 
 import math
-import socket
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch import Tensor
 
-from app.network import UNet
-from app.plan import NetworkPlan
 from tools.train.cps import consistency_weight, cps_losses, supervised_losses
 from tools.train.losses import Target, deep_supervision_loss, deep_supervision_weights, dice_and_cross_entropy
 
@@ -132,70 +127,3 @@ def test_the_baseline_is_the_supervised_loss_of_one_network() -> None:
 )
 def test_ramp(epoch: float, ramp: float, expected: float) -> None:
     assert consistency_weight(epoch, ramp) == pytest.approx(expected)
-
-
-# --- two processes against one with the doubled batch -----------------------------------------------------
-
-PLAN = NetworkPlan(
-    features_per_stage=(4, 8, 8), strides=((1, 1), (2, 2), (2, 2)), kernel_sizes=((3, 3), (3, 3), (3, 3))
-)
-
-
-class Heads(nn.Module):
-    """What DistributedDataParallel wraps: forward gives all heads; the coarsest has no weight in the loss."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.network = UNet(PLAN, 3)
-        self.network.seg[0].requires_grad_(False)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.network.deep_supervision(image)
-
-
-def samples() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two labelled and two unlabelled images; organ 2 is not annotated in the second one."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 1, 16, 16, generator=generator)
-    labels = torch.randint(0, 3, (2, 16, 16), generator=generator)
-    labels[1][labels[1] == 2] = 0
-    return images[:2], images[2:], labels, torch.tensor([[True, True, True], [True, True, False]])
-
-
-def train(rows: slice, steps: int, wrap: bool) -> list[Tensor]:
-    labelled, unlabelled, labels, annotated = (part[rows] for part in samples())
-    networks: list[nn.Module] = [Heads(1), Heads(2)]
-    if wrap:
-        networks = [nn.parallel.DistributedDataParallel(network) for network in networks]
-    optimisers = [torch.optim.SGD(n.parameters(), 0.05, momentum=0.9, nesterov=True) for n in networks]
-    for _ in range(steps):
-        image = torch.cat([labelled, unlabelled])
-        heads = (networks[0](image), networks[1](image))
-        losses = cps_losses(heads, len(labelled), Target(labels, annotated), 0.5)
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-        losses.total.backward()
-        for optimiser in optimisers:
-            optimiser.step()
-    return [parameter.detach().clone() for network in networks for parameter in network.parameters()]
-
-
-def rank_main(rank: int, port: int, steps: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.save(train(slice(rank, rank + 1), steps, wrap=True), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("steps", [1, 5])
-def test_two_processes_equal_one_with_the_doubled_batch(steps: int, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(rank_main, args=(port, steps, str(tmp_path)), nprocs=2)
-    expected = train(slice(0, 2), steps, wrap=False)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

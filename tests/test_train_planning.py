@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
 
 from app.errors import FolderError, UsageError
 from app.network import UNet
@@ -285,6 +287,7 @@ def test_json_round_trip(name: str, tmp_path: Path) -> None:
         ({"momentum": 1.0}, r"momentum"),
         ({"schedule": "cosine"}, r"plan.schedule: found 'cosine', expected one of 'plateau', 'poly'"),
         ({"train_patch_size": [64, 96, 100]}, r"100 is not a multiple of the stride 16"),
+        ({"train_patch_size": [16, 16, 16]}, r"one voxel in the deepest stage.*expected more than \[16, 16, 16\]"),
         ({"augmentation": {"blur_probability": 1.5}}, r"plan.augmentation: blur_probability is 1.5"),
         ({"augmentation": {"scaling": [1.4, 0.7]}}, r"expected \[low, high\]"),
     ],
@@ -295,9 +298,37 @@ def test_faulty_plans(change: dict[str, object], message: str) -> None:
         parse_train_plan(json.dumps(values), "plan.json")
 
 
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ((16, 512, 512), r"\[16, 512, 512\]: expected \[1, H, W\] for a 2-D network"),
+        ((1, 512, 500), r"500 is not a multiple of the stride 128"),
+        ((1, 128, 128), r"one voxel in the deepest stage"),
+    ],
+)
+def test_faulty_patches_of_a_2d_network(patch: Shape, message: str) -> None:
+    plan = make_plan("paper-2d", fingerprint=fingerprint())
+    with pytest.raises(ValueError, match=message):
+        replace(plan, train_patch_size=patch)
+
+
+def test_instance_norm_takes_two_voxels_and_not_one() -> None:
+    """What the smallest patch rests on: PyTorch's own rule."""
+    plan = make_plan("compact-3d")
+    network = UNet(plan.app.network, plan.app.classes)
+    assert replace(plan, train_patch_size=(16, 16, 32)).train_patch_size == (16, 16, 32)
+    network(torch.zeros(1, 1, 16, 16, 32))
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
+        network(torch.zeros(1, 1, 16, 16, 16))
+
+
 def test_plan_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match=r"expected a training plan"):
-        read_train_plan(tmp_path / "plan.json")
+    for name in ("plan.json", "packed.safetensors"):
+        with pytest.raises(FolderError, match=rf"{name}: .*expected a training plan"):
+            read_train_plan(tmp_path / name)
+    save_file({"weight": np.zeros(1)}, tmp_path / "network.safetensors")
+    with pytest.raises(UsageError, match=r"network.safetensors: holds no training plan.*tools.train pack"):
+        read_train_plan(tmp_path / "network.safetensors")
     with pytest.raises(UsageError, match=r"not JSON"):
         parse_train_plan("epochs: 3", "plan.json")
 

@@ -153,9 +153,9 @@ def _is_part(image: Float32Array, label: LabelArray, whole: Float32Array, organs
 def test_a_third_is_centred_on_organs_and_small_ones_as_often(cases: list[CaseCache]) -> None:
     """The liver has 2880 voxels and the kidney one. Nine of forty draws at least: binomial(40, 1/2) is below 9 in one
     of 10,000 seeds."""
-    plan = train_plan(train_patch_size=(8, 8, 8))
+    plan = train_plan(train_patch_size=(16, 16, 16))
     labels = torch.stack([batch.label for batch in first_batches(cases, plan, 40)])
-    centres = labels[:, :, 4, 4, 4]
+    centres = labels[:, :, 8, 8, 8]
     organs, counts = np.unique(centres[:, 0], return_counts=True)
     assert organs.tolist() == [1, 2]
     assert counts.min() >= 9
@@ -163,9 +163,9 @@ def test_a_third_is_centred_on_organs_and_small_ones_as_often(cases: list[CaseCa
 
 
 def test_unlabelled_scans_are_sampled_in_the_body(cases: list[CaseCache]) -> None:
-    plan = train_plan(train_patch_size=(8, 8, 8), unlabelled_batch=4)
+    plan = train_plan(train_patch_size=(16, 16, 16), unlabelled_batch=4)
     batches = first_batches(cases, plan, 5, labelled=False)
-    centre = torch.cat([batch.image[:, 0, 2:7, 2:7, 2:7] for batch in batches]).mean(dim=(1, 2, 3))
+    centre = torch.cat([batch.image[:, 0, 6:11, 6:11, 6:11] for batch in batches]).mean(dim=(1, 2, 3))
     assert (centre > -1.9).all()
     assert not any(batch.label.any() for batch in batches)
     assert torch.cat([batch.annotated for batch in batches]).unique(dim=0).tolist() == [[True, *[False] * 4]]

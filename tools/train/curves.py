@@ -1,11 +1,10 @@
 """Pictures of a training's log: losses, schedule, agreement of the siblings, DSC per organ."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from app.errors import AppError
-from tools.train.fit import LOG_FILE
+from tools.train.training_log import LOG_FILE, read_lines
 
 CURVES_FILE = "curves.png"
 
@@ -14,16 +13,12 @@ def read_log(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(epoch lines, validation lines) of a training's log.
 
     Raises:
-        AppError: there is no log, or nothing in it yet.
+        AppError: there is no log, it is damaged, or no epoch is in it yet.
     """
-    path = run / LOG_FILE
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line]
-    except (OSError, json.JSONDecodeError) as error:
-        raise AppError(f"{path}: cannot be read ({error}); expected the log of `tools.train fit`") from error
+    lines = read_lines(run)
     epochs = [line for line in lines if line["kind"] == "epoch"]
     if not epochs:
-        raise AppError(f"{path}: no epoch is finished yet; try again later")
+        raise AppError(f"{run / LOG_FILE}: no epoch is finished yet; try again later")
     return epochs, [line for line in lines if line["kind"] == "validation"]
 
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from app.errors import DeviceError
 from app.network import UNet
+
+Entry = TypeVar("Entry")
+
+# A rank that is done with its share of a validation waits for the others in a collective. PyTorch's own limit on GPUs,
+# 10 minutes, would end the training if their scans take that much longer. torchrun notices at once when a rank dies.
+_LONGEST_WAIT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,25 @@ class Rank:
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value.item())
 
+    def mean_of(self, value: Tensor) -> Tensor:
+        """The mean over ranks of a number."""
+        if self.world_size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
+    def gather(self, own: dict[str, Entry]) -> dict[str, Entry]:
+        """The entries of all ranks."""
+        parts = [own]
+        if self.world_size > 1:
+            parts = [{} for _ in range(self.world_size)]
+            dist.all_gather_object(parts, own)
+        return {key: entry for part in parts for key, entry in part.items()}
+
+
+ALONE = Rank(0, 1, torch.device("cpu"))
+
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Rank]:
@@ -59,7 +86,7 @@ def join_ranks(device: str) -> Iterator[Rank]:
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_LONGEST_WAIT)
     try:
         yield Rank(dist.get_rank(), world_size, place)
     finally:

@@ -18,10 +18,11 @@ Choice = Literal["1", "2", "both"]
 _EXPORTED = {"1": "network 1", "2": "network 2", "both": "mean of the siblings' logits"}
 
 
-def export_bundle(run: Path, folder: Path, name: str, choice: Choice = "1", ema: bool = False) -> Plan:
-    """Writes a bundle of a training: network 1 as the paper, its sibling 2, or both; with ``ema`` their running means.
+def export_bundle(run: Path, folder: Path, name: str, choice: Choice = "1", raw: bool = False) -> Plan:
+    """Writes a bundle of a training: network 1 as the paper, its sibling 2, or both.
 
-    ``both`` averages the logits of the two siblings, at twice the time.
+    ``both`` averages the logits of the two siblings, at twice the time. Where the training keeps running means of the
+    weights, these are written, since they are what its validation scores; ``raw`` writes the weights themselves.
 
     Raises:
         AppError: there is no training in ``run``.
@@ -31,21 +32,20 @@ def export_bundle(run: Path, folder: Path, name: str, choice: Choice = "1", ema:
         raise UsageError(f"{folder}: holds something that is no bundle; expected a new folder")
     plan = read_train_plan(run / PLAN_FILE)
     state = load_checkpoint(run)
-    weights = {key: value.float().numpy() for key, value in _choose(state["trainer"], choice, ema, run).items()}
+    averages = [] if raw else state["trainer"]["averages"]
+    networks = averages or state["trainer"]["networks"]
+    weights = {key: value.float().numpy() for key, value in _choose(networks, choice, run).items()}
     largest = max(float(np.abs(value).max()) for value in weights.values())
     if not largest < float(np.finfo(np.float16).max):
         raise UsageError(f"{run}: weights up to {largest:g} do not fit float16; the training has diverged")
-    siblings = len(state["trainer"]["networks"]) if choice == "both" else 1
+    siblings = len(networks) if choice == "both" else 1
     exported = replace(plan.app, name=name, network=replace(plan.app.network, siblings=siblings))
-    what = _EXPORTED[choice] + (", running mean of the weights" if ema else "")
+    what = f"{_EXPORTED[choice]}, {'running means' if averages else 'last state'} of the weights"
     write_bundle(folder, exported, weights, _model_card(name, plan, state["progress"], what))
     return exported
 
 
-def _choose(trainer: dict[str, Any], choice: Choice, ema: bool, run: Path) -> dict[str, Any]:
-    networks: list[dict[str, Any]] = trainer["averages"] if ema else trainer["networks"]
-    if not networks:
-        raise UsageError(f"{run}: this training kept no running means; export without --ema, or train with it")
+def _choose(networks: list[dict[str, Any]], choice: Choice, run: Path) -> dict[str, Any]:
     if choice == "both" and len(networks) > 1:
         pair = enumerate(networks)
         return {f"{sibling}.{key}": value for sibling, weights in pair for key, value in weights.items()}

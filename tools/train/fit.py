@@ -17,20 +17,22 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from app.atomic_files import atomic_file
 from app.errors import AppError
 from tools.train.cache import CaseCache
 from tools.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from tools.train.cps import consistency_weight
 from tools.train.distributed import Rank
 from tools.train.planning import TrainPlan, write_train_plan
+from tools.train.running_time import RunningClock
 from tools.train.sampling import BatchLoader
 from tools.train.schedule import Schedule
 from tools.train.trainer import Trainer, TrainerOptions
+from tools.train.training_log import LOG_FILE, append_line, drop_later_lines
 from tools.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-LOG_FILE = "log.jsonl"
 PLAN_FILE = "train_plan.json"
 OPTIONS_FILE = "options.json"
 
@@ -41,6 +43,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 @dataclass(frozen=True)
 class Limits:
     """When a training writes a checkpoint, validates and stops, apart from the plan's last epoch.
+
+    Wall time is what ``RunningClock`` counts: while the process is stopped or the machine sleeps, it stands still.
 
     Attributes:
         checkpoint_minutes: wall time between checkpoints; 0 writes one after each iteration.
@@ -63,7 +67,7 @@ class Progress:
 
     Attributes:
         step: iterations done.
-        cpu_s, wall_s: spent in all runs so far.
+        cpu_s, wall_s: spent in all runs so far; wall time without what the process was stopped for.
         sums: losses of the current epoch's iterations, added up.
     """
 
@@ -83,8 +87,8 @@ def start_folder(folder: Path, plan: TrainPlan, options: TrainerOptions, setting
         raise AppError(f"{folder}: holds a training; expected a new folder. Continue it with `tools.train resume`")
     folder.mkdir(parents=True, exist_ok=True)
     write_train_plan(folder / PLAN_FILE, plan)
-    text = json.dumps({"trainer": asdict(options), **settings}, indent=1)
-    (folder / OPTIONS_FILE).write_text(text + "\n")
+    with atomic_file(folder / OPTIONS_FILE) as stream:
+        stream.write((json.dumps({"trainer": asdict(options), **settings}, indent=1) + "\n").encode())
 
 
 class Fit:
@@ -108,9 +112,12 @@ class Fit:
         self._progress = Progress()
         self._terminated = False
         self._waited_s = 0.0
-        self._start = (time.perf_counter(), time.process_time())
+        self._clock = RunningClock()
+        self._cpu_start_s = time.process_time()
         if (folder / CHECKPOINT_FILE).exists():
             self._load()
+        if rank.leads:
+            drop_later_lines(folder, self._progress.step)
 
     def run(self) -> Progress:
         """Trains until the plan's end or a limit; a checkpoint stands at the end either way.
@@ -120,22 +127,23 @@ class Fit:
         last = self._plan.epochs * self._plan.iterations_per_epoch
         if self._limits.stop_at_step is not None:
             last = min(last, self._limits.stop_at_step)
-        saved = time.perf_counter()
-        with self._loaders() as (labelled, unlabelled), _catch_signals(self._terminate), self._bar(last) as bar:
-            while self._progress.step < last and not self._rank.any_of(self._terminated or self._time_is_up()):
-                self._iterate(labelled, unlabelled, bar)
-                if time.perf_counter() - saved >= self._limits.checkpoint_minutes * 60:
-                    self._save()
-                    saved = time.perf_counter()
-        self._save()
+        with self._clock:
+            with self._loaders() as loaders, _catch_signals(self._terminate), self._bar(last) as bar:
+                saved_s = self._clock.elapsed_s()
+                while self._progress.step < last and not self._rank.any_of(self._terminated or self._time_is_up()):
+                    self._iterate(*loaders, bar)
+                    if self._clock.elapsed_s() - saved_s >= self._limits.checkpoint_minutes * 60:
+                        self._save()
+                        saved_s = self._clock.elapsed_s()
+            self._save()
         return self._progress
 
     def _iterate(self, labelled: BatchLoader, unlabelled: BatchLoader | None, bar: "tqdm[Any]") -> None:
         step, plan = self._progress.step, self._plan
         weight = consistency_weight(step / plan.iterations_per_epoch, plan.ramp_up_epochs, plan.consistency_weight)
-        start = time.perf_counter()
+        start_s = self._clock.elapsed_s()
         batches = next(labelled), None if unlabelled is None else next(unlabelled)
-        self._waited_s += time.perf_counter() - start
+        self._waited_s += self._clock.elapsed_s() - start_s
         numbers = self._trainer.step(*batches, weight, self._schedule.rate)
         if not isfinite(numbers["supervised"]):
             raise AppError(
@@ -146,30 +154,28 @@ class Fit:
             self._progress.sums[name] = self._progress.sums.get(name, 0.0) + value
         self._progress.step += 1
         bar.update()
-        bar.set_postfix(loss=f"{numbers['supervised']:.3f}", weight=f"{weight:.2f}", lr=f"{self._schedule.rate:.1e}")
+        bar.set_postfix(loss=f"{numbers['supervised']:.3f}", weight=f"{weight:.2f}", lr=f"{self._trainer.rate:.1e}")
         if self._progress.step % plan.iterations_per_epoch == 0:
             self._finish_epoch(step // plan.iterations_per_epoch, weight)
 
     def _finish_epoch(self, epoch: int, weight: float) -> None:
         means = {name: total / self._plan.iterations_per_epoch for name, total in self._progress.sums.items()}
         self._progress.sums = {}
-        rate = self._schedule.rate
         self._schedule.finish_epoch(epoch, means["supervised"])
         entry = {"kind": "epoch", "epoch": epoch, "losses": means, "waited_for_data_s": round(self._waited_s, 3)}
         self._waited_s = 0.0
-        self._log({**entry, "consistency_weight": weight, "learning_rate": rate})
+        self._log({**entry, "consistency_weight": weight, "learning_rate": self._trainer.rate})
         every = self._limits.validate_every
-        if self._validation and every and (epoch + 1) % every == 0 and self._rank.leads:
+        if self._validation and every and (epoch + 1) % every == 0:
             network = (self._trainer.averages or self._trainer.networks)[0]
-            self._log({"kind": "validation", "epoch": epoch, **self._validation.score(network)})
+            self._log({"kind": "validation", "epoch": epoch, **self._validation.score(network, self._rank)})
 
     def _log(self, entry: dict[str, Any]) -> None:
         if not self._rank.leads:
             return
         wall_s, cpu_s = self._spent()
         line = {"step": self._progress.step, "wall_s": round(wall_s, 1), "cpu_s": round(cpu_s, 1), **entry}
-        with (self._folder / LOG_FILE).open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self._folder, line)
         logger.info("%s", line)
 
     @contextmanager
@@ -196,16 +202,15 @@ class Fit:
         self._terminated = True
 
     def _time_is_up(self) -> bool:
-        wall_s = time.perf_counter() - self._start[0]
-        cpu_s = self._spent()[1]
+        wall_s, cpu_s = self._clock.elapsed_s(), self._spent()[1]
         over_wall = self._limits.stop_after_minutes is not None and wall_s >= self._limits.stop_after_minutes * 60
         over_cpu = self._limits.stop_after_cpu_minutes is not None and cpu_s >= self._limits.stop_after_cpu_minutes * 60
         return over_wall or over_cpu
 
     def _spent(self) -> tuple[float, float]:
         """(wall, CPU) seconds over all runs."""
-        wall_s = self._progress.wall_s + time.perf_counter() - self._start[0]
-        return wall_s, self._progress.cpu_s + time.process_time() - self._start[1]
+        wall_s = self._progress.wall_s + self._clock.elapsed_s()
+        return wall_s, self._progress.cpu_s + time.process_time() - self._cpu_start_s
 
     def _save(self) -> None:
         if not self._rank.leads:
@@ -220,16 +225,6 @@ class Fit:
         self._trainer.load_state(state["trainer"])
         self._schedule.load_state(state["schedule"])
         self._progress = Progress(**state["progress"])
-        if self._rank.leads:
-            _drop_later_lines(self._folder / LOG_FILE, self._progress.step)
-
-
-def _drop_later_lines(log: Path, step: int) -> None:
-    """Removes log lines of iterations after the checkpoint: they are done again."""
-    if not log.exists():
-        return
-    lines = [line for line in log.read_text().splitlines() if line and json.loads(line)["step"] <= step]
-    log.write_text("".join(line + "\n" for line in lines))
 
 
 @contextmanager

@@ -13,10 +13,12 @@ from safetensors.torch import save
 
 from app.atomic_files import atomic_file
 from app.errors import AppError, UsageError
+from tools.train.cache import open_cache
 from tools.train.checkpoint import load_checkpoint, save_checkpoint
-from tools.train.fit import LOG_FILE, OPTIONS_FILE, PLAN_FILE, start_folder
-from tools.train.planning import parse_train_plan
+from tools.train.fit import OPTIONS_FILE, PLAN_FILE, start_folder
+from tools.train.planning import parse_train_plan, preprocessing_digest
 from tools.train.trainer import TrainerOptions
+from tools.train.training_log import LOG_FILE
 
 FORMAT = "3dcps-training-1"
 
@@ -54,7 +56,7 @@ def unpack(file: Path, run: Path, settings: dict[str, Any]) -> None:
         settings: cache, data folder and scans that are held out from now on.
 
     Raises:
-        UsageError: the file is none of ``pack``'s.
+        UsageError: the file is none of ``pack``'s, or the cache was prepared with another plan.
         AppError: there is a training in ``run``.
     """
     try:
@@ -67,6 +69,12 @@ def unpack(file: Path, run: Path, settings: dict[str, Any]) -> None:
         raise UsageError(f"{file}: format {metadata.get('format')}; expected {FORMAT}, as `tools.train pack` writes it")
     record = json.loads(metadata["training"])
     plan = parse_train_plan(json.dumps(record["plan"]), str(file))
+    cache = Path(settings["cache"])
+    if any(case.digest != preprocessing_digest(plan.app) for case in open_cache(cache, settings["hold_out"])):
+        raise UsageError(
+            f"{cache}: prepared with other organs, spacing, interpolation or intensities than the training in {file}; "
+            f"prepare the scans into a new folder with --plan {file}"
+        )
     options = TrainerOptions(**record["options"])
     networks = [_with_prefix(tensors, prefix) for prefix in sorted({key.partition(".")[0] for key in tensors})]
     trainer = {

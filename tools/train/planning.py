@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError, safe_open
+
 from app.atomic_files import atomic_file
 from app.errors import FolderError, UsageError
 from app.json_values import build_value
@@ -30,9 +32,11 @@ class TrainPlan:
         epochs, iterations_per_epoch: the paper's 1000 x 250.
         ramp_up_epochs: epochs over which the consistency weight rises linearly from 0.
         consistency_weight: lambda of equation 3 after the ramp.
+        momentum: of ``sgd``; ``adamw`` does not use it, its betas are PyTorch's 0.9 and 0.999.
         optimiser: ``sgd`` with Nesterov momentum, as the paper; ``adamw`` gets further in a short training.
         schedule: ``plateau`` watches the moving average of the supervised loss, ``poly`` is (1 - t)^0.9.
-        plateau_patience, plateau_factor: epochs without improvement, and what the rate is then multiplied by.
+        plateau_patience, plateau_factor: epochs without improvement that are let pass, and what one more of them
+            multiplies the rate by.
         gradient_clip: largest norm of a network's gradient.
         augmentation: random changes of the patches.
     """
@@ -65,11 +69,20 @@ class TrainPlan:
             raise ValueError("rates, weights and limits must be positive")
         if not (0 <= self.momentum < 1 and 0 < self.plateau_factor < 1 and 0 <= self.foreground_part <= 1):
             raise ValueError("momentum, plateau_factor and foreground_part must lie between 0 and 1")
-        for total, length in zip(total_stride(self.app), self.train_patch_size, strict=True):
+        self._check_patch()
+
+    def _check_patch(self) -> None:
+        found, strides = f"train_patch_size {list(self.train_patch_size)}", total_stride(self.app)
+        if self.app.network.dimensions == 2 and self.train_patch_size[0] != 1:
+            raise ValueError(f"{found}: expected [1, H, W] for a 2-D network")
+        for total, length in zip(strides, self.train_patch_size, strict=True):
             if length < 1 or length % total:
-                raise ValueError(
-                    f"train_patch_size {list(self.train_patch_size)}: {length} is not a multiple of the stride {total}"
-                )
+                raise ValueError(f"{found}: {length} is not a multiple of the stride {total}")
+        if self.train_patch_size == strides:
+            raise ValueError(
+                f"{found}: leaves one voxel in the deepest stage, which instance norm cannot normalise; expected more "
+                f"than {list(strides)} along an axis at least"
+            )
 
 
 def total_stride(plan: Plan) -> Shape:
@@ -129,17 +142,25 @@ def parse_train_plan(text: str, source: str) -> TrainPlan:
 
 
 def read_train_plan(path: Path) -> TrainPlan:
-    """The plan in a file.
+    """The plan in a JSON file, or in a training that ``tools.train pack`` wrote (``.safetensors``).
 
     Raises:
         FolderError: the file cannot be read.
         UsageError: it is not a training plan.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = _packed_plan(path) if path.suffix == ".safetensors" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise FolderError(f"{path}: cannot be read ({error}); expected a training plan") from error
     return parse_train_plan(text, str(path))
+
+
+def _packed_plan(path: Path) -> str:
+    with safe_open(path, framework="np") as packed:
+        metadata = packed.metadata() or {}
+    if "training" not in metadata:
+        raise UsageError(f"{path}: holds no training plan; expected a file that `tools.train pack` wrote")
+    return json.dumps(json.loads(metadata["training"])["plan"])
 
 
 def write_train_plan(path: Path, plan: TrainPlan) -> None:

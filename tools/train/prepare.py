@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache: folder for prepared cases")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--preset", choices=PRESETS, help="plan by name")
-    which.add_argument("--plan", type=Path, metavar="FILE.json", help="plan from a file (train_plan.json of a cache)")
+    which.add_argument("--plan", type=Path, metavar="FILE.json", help="train_plan.json of a cache, or packed training")
     parser.add_argument(
         "--dataset", type=Path, metavar="FILE.json", help="describes the scans (default: tools/train/datasets/DIR.json)"
     )

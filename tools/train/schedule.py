@@ -15,8 +15,9 @@ class Schedule:
     """The learning rate of all optimisers, one step an epoch.
 
     ``plateau``: the rate is multiplied by ``plateau_factor`` once the moving average of the *supervised* loss has not
-    fallen by 0.001 for ``plateau_patience`` epochs. Counting starts when the ramp ends: until then the consistency
-    weight rises, and with it the total loss, by construction. ``poly``: rate * (1 - epoch / epochs)^0.9.
+    fallen by 0.001 for more than ``plateau_patience`` epochs: 30 are let pass, the 31st lowers the rate, as with
+    PyTorch's ReduceLROnPlateau. Counting starts when the ramp ends: until then the consistency weight rises, and with
+    it the total loss, by construction. ``poly``: rate * (1 - epoch / epochs)^0.9.
 
     Attributes:
         plan: constants.

@@ -51,7 +51,14 @@ class TrainerOptions:
 
 
 class Trainer:
-    """Networks, optimisers and scaler; ``step`` does one iteration."""
+    """Networks, optimisers and scaler; ``step`` does one iteration.
+
+    Attributes:
+        networks: the siblings, or the baseline's one network.
+        averages: their running means; none without ``ema_decay``.
+        rate: learning rate of the last step.
+        precision: what ``options.precision`` has come to.
+    """
 
     def __init__(self, plan: TrainPlan, options: TrainerOptions, rank: Rank) -> None:
         self._plan, self._options, self._rank = plan, options, rank
@@ -64,20 +71,27 @@ class Trainer:
         self.averages = deepcopy(self.networks) if options.ema_decay else []
         self._averaged = 0
         self._warm_up_left = 0
+        self.rate = 0.0
         self.precision = resolve_precision(options.precision, rank.device)
         self._scaler = torch.amp.GradScaler(rank.device.type, enabled=self.precision == "fp16")
 
     def step(self, labelled: Batch, unlabelled: Batch | None, weight: float, rate: float) -> dict[str, float]:
-        """One iteration on a labelled and an unlabelled batch; the losses as numbers."""
+        """One iteration on a labelled and an unlabelled batch; losses and agreement of all ranks' batches as numbers.
+
+        Args:
+            labelled, unlabelled: of this rank.
+            weight: of the consistency loss.
+            rate: learning rate; lower for the first iterations of new optimisers.
+        """
         losses = self._losses(labelled, unlabelled, weight)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(losses.total).backward()
-        rate *= 1 - self._warm_up_left / _WARM_UP
+        self.rate = rate * (1 - self._warm_up_left / _WARM_UP)
         self._warm_up_left = max(0, self._warm_up_left - 1)
         for network, optimiser in zip(self.networks, self._optimisers, strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = self.rate
             self._scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(network.parameters(), self._plan.gradient_clip)
             self._scaler.step(optimiser)
@@ -85,7 +99,7 @@ class Trainer:
         self._update_averages()
         numbers = {"total": losses.total, "supervised": losses.supervised, "cross": losses.cross}
         if losses.agreement is not None:
-            numbers["agreement"] = losses.agreement
+            numbers["agreement"] = self._rank.mean_of(losses.agreement)
         return {name: float(value.detach()) for name, value in numbers.items()}
 
     def state(self) -> dict[str, Any]:

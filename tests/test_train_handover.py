@@ -1,0 +1,149 @@
+"""From a training to what goes on elsewhere: bundles and packed trainings."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, make_cache
+from tools.train.__main__ import main as train_main
+from tools.train.cache import open_cache
+from tools.train.planning import preprocessing_digest, read_train_plan
+
+SHIPPED = Path(__file__).parent.parent / "weights" / "training" / "abdomen_ct_twin.safetensors"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cache(tmp_path_factory.mktemp("handover"))
+
+
+def fit(cache: Path, run: Path, steps: int, *options: str) -> Path:
+    start = ["fit", "--cache", str(cache), "--out", str(run), "--stop-at-step", str(steps)]
+    assert train_main([*start, *TINY, *options]) == 0
+    return run
+
+
+def hand_over(run: Path, cache: Path) -> Path:
+    """The training that ``pack`` and ``unpack`` make of another."""
+    packed, unpacked = run.with_suffix(".safetensors"), run.with_name("unpacked")
+    assert train_main(["pack", str(run), str(packed)]) == 0
+    assert train_main(["unpack", str(packed), "--out", str(unpacked), "--cache", str(cache)]) == 0
+    return unpacked
+
+
+def as_half(networks: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    return [{key: value.half().float() for key, value in network.items()} for network in networks]
+
+
+def with_digest(cache: Path, folder: Path, digest: str) -> Path:
+    """A copy of a cache that says that it was prepared with another plan."""
+    shutil.copytree(cache, folder)
+    for path in folder.glob("cases/*/meta.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "digest": digest}))
+    return folder
+
+
+def test_a_packed_training_goes_on_elsewhere(cache: Path, tmp_path: Path) -> None:
+    first = fit(cache, tmp_path / "first", 3)
+    second = hand_over(first, cache)
+    assert (tmp_path / "first.safetensors").stat().st_size < (first / "checkpoint.pt").stat().st_size / 4
+    before, after = checkpoint(first)["trainer"], checkpoint(second)["trainer"]
+    assert_equal(after["networks"], as_half([dict(network) for network in before["networks"]]))
+    assert train_main(["resume", str(second), *ALONE, "--stop-at-step", "4"]) == 0
+    assert [line["step"] for line in log_of(second)] == [1, 2, 3, 4]
+
+
+def test_running_means_are_handed_over(cache: Path, tmp_path: Path) -> None:
+    """Networks and running means both start from the running means, which are the better ones."""
+    first = fit(cache, tmp_path / "first", 3, "--ema", "0.9")
+    second = hand_over(first, cache)
+    before, after = checkpoint(first)["trainer"], checkpoint(second)["trainer"]
+    assert not torch.equal(before["networks"][0]["enc.0.0.0.weight"], before["averages"][0]["enc.0.0.0.weight"])
+    expected = as_half([dict(network) for network in before["averages"]])
+    assert_equal(after["networks"], expected)
+    assert_equal(after["averages"], expected)
+    assert train_main(["resume", str(second), *ALONE, "--stop-at-step", "5"]) == 0
+    assert len(checkpoint(second)["trainer"]["averages"]) == 2
+
+
+def test_the_baseline_is_handed_over(cache: Path, tmp_path: Path) -> None:
+    first = fit(cache, tmp_path / "first", 2, "--supervised")
+    second = hand_over(first, cache)
+    after = checkpoint(second)["trainer"]
+    assert_equal(after["networks"], as_half([dict(network) for network in checkpoint(first)["trainer"]["networks"]]))
+    assert (len(after["networks"]), after["averages"]) == (1, [])
+    assert train_main(["resume", str(second), *ALONE, "--stop-at-step", "3"]) == 0
+    assert "agreement" not in log_of(second)[-1]["losses"]
+
+
+def test_new_optimisers_start_slowly(cache: Path, tmp_path: Path) -> None:
+    """The first iteration after ``unpack`` has a rate of 0, the second 0.01 of the plan's 0.002; the log says so."""
+    second = hand_over(fit(cache, tmp_path / "first", 2), cache)
+    unpacked = checkpoint(second)["trainer"]["networks"]
+    assert train_main(["resume", str(second), *ALONE, "--stop-at-step", "3"]) == 0
+    still = checkpoint(second)["trainer"]
+    for one, other in zip(still["networks"], unpacked, strict=True):
+        assert_equal(dict(one), other)
+    assert still["warm_up_left"] == 99
+    assert train_main(["resume", str(second), *ALONE, "--stop-at-step", "4"]) == 0
+    moved = checkpoint(second)["trainer"]["networks"]
+    assert any(not torch.equal(moved[0][key], unpacked[0][key]) for key in moved[0])
+    assert [line["learning_rate"] for line in log_of(second)] == pytest.approx([2e-3, 2e-3, 0, 2e-5])
+
+
+def test_a_cache_of_another_plan_is_refused_first(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, packed = fit(cache, tmp_path / "first", 1), tmp_path / "packed.safetensors"
+    assert train_main(["pack", str(first), str(packed)]) == 0
+    other = with_digest(cache, tmp_path / "other", "of another plan")
+    assert train_main(["unpack", str(packed), "--out", str(tmp_path / "second"), "--cache", str(other)]) == 2
+    assert f"prepare the scans into a new folder with --plan {packed}" in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
+    assert read_train_plan(packed) == read_train_plan(first / "train_plan.json")
+
+
+def test_what_pack_did_not_write_is_refused(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "something"
+    file.write_bytes(b"no safetensors")
+    assert train_main(["unpack", str(file), "--out", str(tmp_path / "run"), "--cache", str(cache)]) == 2
+    assert "tools.train pack" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_training_beside_the_weights_can_be_gone_on_with(cache: Path, tmp_path: Path) -> None:
+    digest = preprocessing_digest(read_train_plan(SHIPPED).app)
+    same = with_digest(cache, tmp_path / "cache", digest)
+    run = tmp_path / "run"
+    assert train_main(["unpack", str(SHIPPED), "--out", str(run), "--cache", str(same)]) == 0
+    step = checkpoint(run)["progress"]["step"]
+    assert train_main(["resume", str(run), *ALONE, "--stop-at-step", str(step)]) == 0
+    assert {case.digest for case in open_cache(same)} == {digest}
+
+
+@pytest.mark.parametrize(
+    ("ema", "options", "expected"),
+    [
+        ("0.9", [], "averages"),
+        ("0.9", ["--raw"], "networks"),
+        ("0", [], "networks"),
+    ],
+)
+def test_a_bundle_holds_what_validation_scores(
+    cache: Path, tmp_path: Path, ema: str, options: list[str], expected: str
+) -> None:
+    """The running means where there are some; --raw the weights themselves. The model card says which."""
+    run, bundle = fit(cache, tmp_path / "run", 2, "--ema", ema), tmp_path / "bundle"
+    assert train_main(["export", str(run), str(bundle), *options]) == 0
+    state: dict[str, Any] = checkpoint(run)["trainer"]
+    found = load_file(bundle / "network.safetensors")
+    assert found.keys() == state[expected][0].keys()
+    assert all(np.array_equal(value, state[expected][0][key].half()) for key, value in found.items())
+    what = {"averages": "network 1, running means of the weights", "networks": "network 1, last state of the weights"}
+    assert what[expected] in (bundle / "MODEL_CARD.md").read_text()
