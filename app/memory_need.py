@@ -161,11 +161,12 @@ def _streaming(grid_zyx: Shape, plan: Plan) -> tuple[Shape, int]:
 
 
 def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
-    """Sums and weights, the weighted tile, the tile, and the larger of a window's and a finished slab's arrays."""
+    """Sums, weights, the weighted tile, the tile, air's logits, and the larger of a window's and a slab's arrays."""
     window = plan.sliding_window
     live, tile = _live_voxels(grid_zyx, plan), prod(window.patch_size)
     sums = (plan.classes + 1) * live * _SUM_BYTES[window.accumulator]
-    kept = sums + plan.classes * tile * _FLOAT + 2 * tile * _FLOAT
+    of_air = plan.classes * tile * _FLOAT if plan.shortcuts.skip_air else 0
+    kept = sums + plan.classes * tile * _FLOAT + 2 * tile * _FLOAT + of_air
     average = 2 * plan.classes * tile * _FLOAT if window.average == "probabilities" else 0  # softmax and its exponent
     flipped = (plan.classes + 1) * tile * _FLOAT if mirror and window.mirror_axes else 0
     wide = plan.classes * live * _FLOAT if window.accumulator == "float16" else 0  # the slab is handed out as float32

@@ -19,7 +19,7 @@ from app.progress import Progress
 from app.region import Locator, find_region
 from app.report import CaseRecord, RunRecord, StageClock
 from app.restoration import Restoration, restore
-from app.sliding_window import Predictor, Slab, count_windows, stream_logits
+from app.sliding_window import AirSkipper, Predictor, Slab, count_windows, stream_logits
 from app.volume import LabelArray, Volume
 from app.volume_io import read_header, read_volume, without_voxels, write_label_map
 
@@ -78,7 +78,7 @@ def segment(
         progress.expect_windows(count_windows(record.grid.shape_zyx, plan.sliding_window))
     slabs = stream_logits(
         image,
-        predictor,
+        AirSkipper(predictor) if plan.shortcuts.skip_air else predictor,
         plan.classes,
         plan.sliding_window,
         plan.intensity.normalised(plan.sliding_window.pad_hu),

@@ -212,7 +212,8 @@ class ShortcutPlan:
     Attributes:
         crop: the box that is segmented: of the whole scan, of the body, or of what the bundle's locator finds.
         margin_mm: around that box.
-        skip_air: a window that holds nothing above the clip's lower end is calculated once (labels stay the same).
+        skip_air: a window that holds nothing but air (or lung, clipped to the same value) is calculated once; labels
+            stay the same.
     """
 
     crop: Crop = "none"

@@ -39,6 +39,29 @@ class Predictor(Protocol):
         ...
 
 
+class AirSkipper:
+    """A predictor that calculates a tile of one value everywhere once, and then gives the same logits again.
+
+    After clipping, air and lung are one number, so that windows beside the patient are such tiles, and the logits those
+    that the network would give.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.backend, self.device, self.precision = predictor.backend, predictor.device, predictor.precision
+        self._predictor = predictor
+        self._value: float | None = None
+        self._logits: Float32Array | None = None
+
+    def predict(self, tile: Float32Array) -> Float32Array:
+        """See ``Predictor.predict``."""
+        value = float(tile[0, 0, 0])
+        if not (tile == value).all():
+            return self._predictor.predict(tile)
+        if self._logits is None or value != self._value:
+            self._value, self._logits = value, self._predictor.predict(tile).copy()
+        return self._logits
+
+
 @dataclass(frozen=True)
 class Slab:
     """Finished logits of consecutive planes of the network grid.

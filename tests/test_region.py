@@ -16,7 +16,7 @@ from app.pipeline import Options, segment
 from app.plan import Plan, ShortcutPlan, parse_plan
 from app.preprocessing import Box
 from app.region import Locator, find_region
-from app.sliding_window import count_windows
+from app.sliding_window import AirSkipper, count_windows
 from app.spacing import network_grid
 from app.volume import Float32Array, Geometry, Matrix, Shape, Vector, Volume
 from tests.conftest import Oracle, tiny_label_map, tiny_plan, tissue, write_scan, write_tiny_bundle
@@ -211,3 +211,26 @@ def test_shortcuts_are_set_by_a_command(tmp_path: Path, capsys: pytest.CaptureFi
     assert convert(["shortcuts", str(folder), "--crop", "organs"]) == 4
     assert "no locator" in capsys.readouterr().err
     assert load_bundle(folder).plan.shortcuts.crop == "body"
+
+
+def test_windows_of_air_are_calculated_once() -> None:
+    """48 voxels along z in windows of 8, 4 apart: 11 windows, of which those from 28, 32 and 36 see more than air."""
+    voxels = np.full((48, 8, 8), -1000, dtype=np.int16)
+    voxels[33:40, 2:6, 2:6] = 200
+    whole, skipped = Oracle(bright), Oracle(bright)
+    usual = plan()
+    expected, _, _ = segment(scan(voxels, (2.0, 2.0, 2.0)), whole, usual, Options("fastest", "off"))
+    skipping = replace(usual, shortcuts=replace(usual.shortcuts, skip_air=True))
+    found, _, _ = segment(scan(voxels, (2.0, 2.0, 2.0)), skipped, skipping, Options("fastest", "off"))
+    assert np.array_equal(found, expected)
+    assert np.count_nonzero(found) == 7 * 4 * 4
+    assert (whole.calls, skipped.calls) == (11, 3 + 1)
+
+
+def test_air_of_another_value_is_calculated_anew() -> None:
+    oracle = Oracle(lambda tile: np.stack([tile, tile]))
+    skipper = AirSkipper(oracle)
+    air, water = np.full((2, 3, 4), -1.5, dtype=np.float32), np.zeros((2, 3, 4), dtype=np.float32)
+    for tile, calls in ((air, 1), (air, 1), (water, 2), (water, 2), (air, 3)):
+        assert np.array_equal(skipper.predict(tile), np.stack([tile, tile]))
+        assert oracle.calls == calls
