@@ -22,8 +22,10 @@ from tests.conftest import ROOT, rotated_affine, write_scan
 from tools.evaluate import scoring
 from tools.evaluate.__main__ import main
 from tools.evaluate.cases import CasePair, pair_cases
-from tools.evaluate.flare import OFFICIAL, Score
-from tools.evaluate.report import csv_text, mean_scores
+from tools.evaluate.flare import IN_NEITHER, OFFICIAL, Score
+from tools.evaluate.measures import Measures
+from tools.evaluate.record import build_record
+from tools.evaluate.report import csv_text
 
 SPACING_ZYX_MM: Vector = (3.0, 2.0, 1.0)
 
@@ -64,7 +66,7 @@ def write_pair(
 
 def evaluate(folders: tuple[Path, Path, Path], *more: object) -> int:
     predictions, references, out = folders
-    arguments = ["--predictions", predictions, "--references", references, "--out", out, *more]
+    arguments = ["--predictions", predictions, "--references", references, "--out", out, "--no-pictures", *more]
     return main([str(argument) for argument in arguments])
 
 
@@ -103,13 +105,15 @@ def test_json_has_both_definitions_and_null_for_what_is_missing(folders: tuple[P
     assert list(record) == [
         "schema_version",
         "settings",
+        "preset",
         "organs",
         "rules",
         "cases",
         "mean",
+        "interval",
         "predictions_without_reference",
     ]
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert record["settings"]["references"] == str(folders[1])
     assert record["organs"][4] == {
         "label": 5,
@@ -117,6 +121,7 @@ def test_json_has_both_definitions_and_null_for_what_is_missing(folders: tuple[P
         "column": "Aorta",
         "tolerance_mm": 2,
         "reference_slices_only": True,
+        "in_mean": True,
     }
     assert record["rules"]["official"]["no_nsd_below_dsc"] == 0.2
     assert record["rules"]["corrected"]["both_empty"] is None
@@ -137,32 +142,34 @@ def test_json_has_both_definitions_and_null_for_what_is_missing(folders: tuple[P
     assert record["predictions_without_reference"] == [str(folders[0] / "d.nii.gz")]
 
 
+def scored(**organs: Score) -> scoring.CaseScores:
+    """A case of which only some organs have scores, the same by both rules, and none has measures."""
+    scores = {organ.name: organs.get(organ.name, Score(None, None)) for organ in OFFICIAL.organs}
+    measures = {organ.name: Measures(None, None, 0.0, 0.0, IN_NEITHER) for organ in OFFICIAL.organs}
+    pair = CasePair("x", "x.nii.gz", Path("x"), Path("x"))
+    return scoring.CaseScores(pair, scores={"official": scores, "corrected": scores}, measures=measures)
+
+
 def test_mean_over_organs_is_the_mean_of_their_means() -> None:
     """Liver 0.9 and 0.7, spleen 0.5 once: 0.8 and 0.5, together 0.65; not 0.7."""
-    pair = CasePair("x", "x.nii.gz", Path("x"), Path("x"))
-    none = {organ.name: Score(None, None) for organ in OFFICIAL.organs}
-    results = [
-        scoring.CaseScores(pair, scores={"official": none | {"liver": Score(0.9, 0.6)}}),
-        scoring.CaseScores(pair, scores={"official": none | {"liver": Score(0.7, 0.2), "spleen": Score(0.5, 0.0)}}),
-        scoring.CaseScores(pair, error="gone"),
-    ]
-    mean = mean_scores(results, "official")
+    failed = scoring.CaseScores(CasePair("y", "y.nii.gz", Path("y"), Path("y")), error="gone")
+    results = [scored(liver=Score(0.9, 0.6)), scored(liver=Score(0.7, 0.2), spleen=Score(0.5, 0.0)), failed]
+    mean = build_record(results, {})["mean"]["official"]
     assert mean["organs"]["liver"] == {"dsc": pytest.approx(0.8), "nsd": pytest.approx(0.4), "cases": 2}
     assert mean["all_organs"] == {"dsc": pytest.approx(0.65), "nsd": pytest.approx(0.2)}
 
 
 def test_zero_counts_in_a_mean_and_missing_does_not() -> None:
-    pair = CasePair("x", "x.nii.gz", Path("x"), Path("x"))
-    none = {organ.name: Score(None, None) for organ in OFFICIAL.organs}
-    results = [
-        scoring.CaseScores(pair, scores={"official": none | {"liver": Score(dsc, dsc)}}) for dsc in (0.0, 1.0, None)
-    ]
-    assert mean_scores(results, "official")["organs"]["liver"] == {"dsc": 0.5, "nsd": 0.5, "cases": 2}
+    results = [scored(liver=Score(dsc, dsc)) for dsc in (0.0, 1.0, None)]
+    record = build_record(results, {})
+    assert record["mean"]["official"]["organs"]["liver"] == {"dsc": 0.5, "nsd": 0.5, "cases": 2}
+    assert record["mean"]["measures"]["organs"]["liver"]["hd95_mm"] is None
+    assert record["mean"]["measures"]["organs"]["liver"]["hd95_mm_cases"] == 0
 
 
 def test_failed_case_is_a_row_of_empty_cells() -> None:
     pair = CasePair("x", "x.nii.gz", Path("x"), Path("x"))
-    assert csv_text([scoring.CaseScores(pair, error="gone")]) == HEADER + "x.nii.gz" + "," * 26 + "\n"
+    assert csv_text(build_record([scoring.CaseScores(pair, error="gone")], {})) == HEADER + "x.nii.gz" + "," * 26 + "\n"
 
 
 def test_table_is_printed_and_names_failures(
@@ -174,7 +181,7 @@ def test_table_is_printed_and_names_failures(
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 2 + 13 + 1 + 1
     assert table[2].split()[:3] == ["liver", "5", "0.8000"]
-    assert table[4].split() == ["spleen", "3", "1.0000", "1.0000", "1", "-", "-", "0"]
+    assert table[4].split() == ["spleen", "3", "1.0000", "1.0000", "1", "-", "-", "0", "-", "-"]
     assert table[-1] == "1 of 2 cases scored; 1 failed and are in no mean (the challenge gives a missing case 0)"
 
 
@@ -351,10 +358,10 @@ def test_damaged_file_fails_its_case_only(folders: tuple[Path, Path, Path]) -> N
     assert [case["status"] for case in scores_json(folders)["cases"]] == ["failed", "scored"]
 
 
-# --- exit codes, workers ---------------------------------------------------------------------------------
+# --- exit codes, jobs ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [[], ["--workers", "2"], ["--predictions", "x", "--references", "y"]])
+@pytest.mark.parametrize("arguments", [[], ["--jobs", "2"], ["--predictions", "x", "--references", "y"]])
 def test_incomplete_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -362,7 +369,7 @@ def test_incomplete_usage_ends_with_2(arguments: list[str], capsys: pytest.Captu
     assert "required" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [("--workers", "0"), ("--team", "../x"), ("--team", "")])
+@pytest.mark.parametrize("more", [("--jobs", "0"), ("--team", "../x"), ("--team", "")])
 def test_wrong_usage_ends_with_2(folders: tuple[Path, Path, Path], more: tuple[str, str]) -> None:
     write_pair(folders, "a", labels())
     assert evaluate(folders, *more) == 2
@@ -399,14 +406,14 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.long
-def test_two_workers_write_what_one_writes(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_two_jobs_write_what_one_writes(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Byte for byte but for the settings; one of the cases fails. Run as users run it."""
     for index, name in enumerate(("a", "b", "c")):
         write_pair(folders, name, labels(2, 5 + index), labels(2, 5))
     (folders[0] / "b.nii.gz").unlink()
     texts = []
-    for workers in (1, 2):
-        out = tmp_path / f"out-{workers}"
+    for jobs in (1, 2):
+        out = tmp_path / f"out-{jobs}"
         command = [
             sys.executable,
             "-m",
@@ -417,7 +424,7 @@ def test_two_workers_write_what_one_writes(folders: tuple[Path, Path, Path], tmp
             str(folders[1]),
         ]
         done = subprocess.run(
-            [*command, "--out", str(out), "--workers", str(workers)],
+            [*command, "--out", str(out), "--jobs", str(jobs)],
             cwd=ROOT,
             env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
@@ -426,7 +433,7 @@ def test_two_workers_write_what_one_writes(folders: tuple[Path, Path, Path], tmp
         )
         assert done.returncode == 1, done.stderr
         record = json.loads((out / "scores.json").read_text())
-        assert record.pop("settings")["workers"] == workers
+        assert record.pop("settings")["jobs"] == jobs
         texts.append(((out / "DSC_NSD_team.csv").read_text(), json.dumps(record), done.stdout))
     assert texts[0] == texts[1]
 
@@ -435,4 +442,4 @@ def test_killed_worker_fails_its_case() -> None:
     future: Future[scoring.CaseScores] = Future()
     future.set_exception(BrokenProcessPool())
     result = scoring._result(future, CasePair("x", "x.nii.gz", Path("x.nii.gz"), Path("y")))
-    assert result.error is not None and "use fewer --workers" in result.error
+    assert result.error is not None and "use fewer --jobs" in result.error

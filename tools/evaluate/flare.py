@@ -1,6 +1,6 @@
 """FLARE's rules: which organs, which tolerances, and two ways to score them, ``OFFICIAL`` and ``CORRECTED``.
 
-``OFFICIAL`` gives the organisers' numbers with every quirk of their script:
+``OFFICIAL`` gives the organisers' numbers with every quirk of their script; ``PRESETS`` has those of each year:
 
 1. **Both empty is perfect.** An organ in neither label map gets 1 and 1, which lifts the mean of scans that show less.
 2. **One empty is nothing.** 0 and 0, however small the other is.
@@ -8,15 +8,16 @@
    only the slices z_min to z_max of the reference count. What lies beyond is cut off, and the cut is surface of both.
 4. **The top slice is dropped.** That range is half open: z_max itself is not scored.
 5. **A single slice breaks it.** Half open, one slice is none: the script stops with an error if the prediction has the
-   organ anywhere (if not, rule 2 comes first). There is no official number, so there is none here: both values are
-   None, with a note.
+   organ anywhere (if not, rule 2 comes first; in FLARE22's script it does not). There is no official number, so there
+   is none here: both values are None, with a note.
 6. **z is the third stored axis,** whatever it is in the patient.
-7. **A low DSC has no NSD.** Below 0.2 NSD is 0, though surfaces may be close. This is FLARE24's script; FLARE23's has
-   0.1 and FLARE22's no such rule, see ``Rules.no_nsd_below_dsc``.
+7. **A low DSC has no NSD.** Below 0.2 NSD is 0, though surfaces may be close. This is FLARE24's script (tasks 2 and
+   3) and ``OFFICIAL``; FLARE23's has 0.1 and FLARE22's no such rule.
 8. **Spacing is the reference's pixdim,** float32 and without its unit, not the affine's. 5 mm in the one may be
    5.0000005 mm in the other, and a distance of exactly the tolerance counts.
 9. **Four digits.** Each value is rounded before anything is averaged.
 10. **No geometry.** Arrays are compared as they are stored; see ``--ignore-geometry``.
+11. **A tumour is no organ.** FLARE23 scores label 14 as well (2 mm) and leaves it out of the mean over organs.
 
 ``CORRECTED`` is the same measurement with what is accidental taken away: an organ in neither label map has no score
 (None, left out of means) instead of 1; slices run along the patient's long axis and include the top one; NSD is what
@@ -27,84 +28,30 @@ decisions, not accidents.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from app.volume import LabelArray, Vector
 from tools.evaluate.metrics import Box, LabelPair, dice, surface_dice
+from tools.evaluate.presets import CORRECTED, FLARE_ORGANS, OFFICIAL, Organ, Rules
+
+__all__ = [  # with what presets.py has, which reads as one with it
+    "CORRECTED",
+    "FLARE_ORGANS",
+    "IN_NEITHER",
+    "NO_OFFICIAL_NUMBER",
+    "OFFICIAL",
+    "Organ",
+    "Rules",
+    "Score",
+    "compared_box",
+    "rules_as_json",
+    "score_case",
+    "score_pair",
+]
 
 NO_OFFICIAL_NUMBER = "the reference has it on a single slice, where the organisers' script stops with an error"
 IN_NEITHER = "in neither label map"
-
-
-@dataclass(frozen=True)
-class Organ:
-    """One organ of FLARE.
-
-    Attributes:
-        label: its number in label maps.
-        name: as in a bundle's plan.
-        column: as in the organisers' CSV.
-        tolerance_mm: of the NSD.
-        reference_slices_only: see rule 3 above.
-    """
-
-    label: int
-    name: str
-    column: str
-    tolerance_mm: float
-    reference_slices_only: bool = False
-
-
-FLARE_ORGANS = (
-    Organ(1, "liver", "Liver", 5),
-    Organ(2, "right kidney", "RK", 3),
-    Organ(3, "spleen", "Spleen", 3),
-    Organ(4, "pancreas", "Pancreas", 5),
-    Organ(5, "aorta", "Aorta", 2, reference_slices_only=True),
-    Organ(6, "inferior vena cava", "IVC", 2, reference_slices_only=True),
-    Organ(7, "right adrenal gland", "RAG", 2),
-    Organ(8, "left adrenal gland", "LAG", 2),
-    Organ(9, "gallbladder", "Gallbladder", 2),
-    Organ(10, "esophagus", "Esophagus", 3, reference_slices_only=True),
-    Organ(11, "stomach", "Stomach", 5),
-    Organ(12, "duodenum", "Duodenum", 7),
-    Organ(13, "left kidney", "LK", 3),
-)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """One definition of the scores.
-
-    Attributes:
-        both_empty: DSC and NSD of an organ in neither label map; None: no score.
-        includes_top_slice: whether the reference's last slice counts where only its slices do.
-        no_nsd_below_dsc: NSD is 0 below this DSC; 0 switches the rule off.
-        tolerance_slack_mm: added to every tolerance.
-        digits: decimals that scores are rounded to; None: not rounded.
-        organs: what is scored.
-    """
-
-    name: Literal["official", "corrected"]
-    both_empty: float | None
-    includes_top_slice: bool
-    no_nsd_below_dsc: float
-    tolerance_slack_mm: float
-    digits: int | None
-    organs: tuple[Organ, ...] = FLARE_ORGANS
-
-    @property
-    def largest_label(self) -> int:
-        """13 for FLARE's organs."""
-        return max(organ.label for organ in self.organs)
-
-
-OFFICIAL = Rules("official", 1.0, includes_top_slice=False, no_nsd_below_dsc=0.2, tolerance_slack_mm=0.0, digits=4)
-CORRECTED = Rules(
-    "corrected", None, includes_top_slice=True, no_nsd_below_dsc=0.0, tolerance_slack_mm=1e-4, digits=None
-)
 
 
 @dataclass(frozen=True)
@@ -141,17 +88,30 @@ def rules_as_json(rules: Rules) -> Mapping[str, object]:
     return {key: value for key, value in vars(rules).items() if key not in ("name", "organs")}
 
 
+def compared_box(pair: LabelPair, organ: Organ, rules: Rules, slice_axis: int) -> Box:
+    """The part of the grid that an organ is scored in; empty if its slices are none.
+
+    One of the label maps must have the organ. An aorta in slices 3 to 5 of the reference and 1 to 9 of the prediction
+    is scored in 3 and 4 officially, in 3 to 5 by ``corrected``.
+    """
+    box, in_reference = pair.joint_box(organ.label), pair.reference_box(organ.label)
+    if not (organ.reference_slices_only and in_reference):
+        return box
+    start, stop = in_reference[slice_axis].start, in_reference[slice_axis].stop
+    cut = slice(start, stop if rules.includes_top_slice else stop - 1)
+    first, second, third = (cut if axis == slice_axis else whole for axis, whole in enumerate(box))
+    return (first, second, third)
+
+
 def _score_organ(pair: LabelPair, organ: Organ, spacing_zyx_mm: Vector, rules: Rules, slice_axis: int) -> Score:
     in_prediction, in_reference = pair.prediction_box(organ.label), pair.reference_box(organ.label)
     if not in_prediction and not in_reference:
         return Score(rules.both_empty, rules.both_empty, None if rules.both_empty is not None else IN_NEITHER)
-    if not in_prediction or not in_reference:
+    if not in_reference or (rules.missed_before_cut and not in_prediction):
         return Score(0.0, 0.0)
-    box = pair.joint_box(organ.label)
-    if organ.reference_slices_only:
-        box = _cut_to_slices(box, in_reference[slice_axis], slice_axis, rules.includes_top_slice)
-        if box[slice_axis].start == box[slice_axis].stop:
-            return Score(None, None, NO_OFFICIAL_NUMBER)
+    box = compared_box(pair, organ, rules, slice_axis)
+    if box[slice_axis].start == box[slice_axis].stop:
+        return Score(None, None, NO_OFFICIAL_NUMBER)
     prediction, reference = pair.masks(organ.label, box)
     dsc = dice(prediction, reference)
     assert dsc is not None  # the reference has voxels on its own first slice
@@ -160,15 +120,6 @@ def _score_organ(pair: LabelPair, organ: Organ, spacing_zyx_mm: Vector, rules: R
         surfaces = pair.surfaces(organ.label, box, spacing_zyx_mm, within_mm=organ.tolerance_mm + 1)
         nsd = surface_dice(surfaces, organ.tolerance_mm + rules.tolerance_slack_mm)
     return Score(_rounded(dsc, rules.digits), _rounded(nsd, rules.digits))
-
-
-def _cut_to_slices(box: Box, reference: slice, slice_axis: int, includes_top_slice: bool) -> Box:
-    """The box between the reference's first and last slice; slices 3, 4, 5 officially become 3, 4."""
-    stop = reference.stop if includes_top_slice else reference.stop - 1
-    first, second, third = (
-        slice(reference.start, stop) if axis == slice_axis else whole for axis, whole in enumerate(box)
-    )
-    return (first, second, third)
 
 
 def _rounded(value: float, digits: int | None) -> float:

@@ -1,4 +1,4 @@
-"""DSC and NSD of two masks, and the boxes that keep them fast.
+"""DSC, NSD and HD95 of two masks, and the boxes that keep them fast.
 
 The surface is that of the package ``surface-distance`` (google-deepmind), which FLARE's organisers use: each corner
 where eight voxels meet is an element of a mask's surface if they are not all inside or all outside. Its area is that
@@ -56,7 +56,8 @@ def find_surfaces(prediction: Mask, reference: Mask, spacing_zyx_mm: Vector, wit
         prediction: bool (z, y, x), not empty; what lies beyond its edges counts as outside.
         reference: bool (z, y, x), not empty.
         spacing_zyx_mm: of both.
-        within_mm: distances are looked for up to here. Small is fast; two masks 100 mm apart take minutes without it.
+        within_mm: distances are looked for up to here. Small is fast: two livers of 126,000 elements each, 100 mm
+            apart, take 0.3 s within 6 mm and 8 s without bound.
     """
     if not (prediction.any() and reference.any()):
         raise ValueError("an empty mask has no surface")
@@ -86,6 +87,27 @@ def surface_dice(surfaces: Surfaces, tolerance_mm: float) -> float:
         tolerance_mm,
     )
     return float(found)
+
+
+def hausdorff_95_mm(surfaces: Surfaces) -> float:
+    """HD95: the larger of the two distances within which 95 % of one mask's surface lies from the other's surface.
+
+    Each surface counts by area, as for the NSD. Two single voxels of 1 mm, 3 mm apart, give 3: half of each surface is
+    2 mm from the other, half 3 mm. It is 0 for equal masks; what the 5 % furthest away do, a stray voxel say, is not
+    seen. It needs distances without bound: ``find_surfaces`` with ``within_mm`` left out.
+    """
+    return max(
+        _distance_of_share(surfaces.prediction_mm, surfaces.prediction_mm2, 0.95),
+        _distance_of_share(surfaces.reference_mm, surfaces.reference_mm2, 0.95),
+    )
+
+
+def _distance_of_share(distances_mm: Float64Array, areas_mm2: Float64Array, share: float) -> float:
+    """The smallest distance within which at least this share of the area lies."""
+    order = np.argsort(distances_mm, kind="stable")
+    reached = np.cumsum(areas_mm2[order])
+    first = int(np.searchsorted(reached / reached[-1], share))
+    return float(distances_mm[order[first]])
 
 
 def _surface_elements(mask: Mask, spacing_zyx_mm: Vector) -> tuple[Float64Array, Float64Array]:
@@ -150,11 +172,17 @@ class LabelPair:
         return self._prediction[box] == label, self._reference[box] == label
 
     def surfaces(self, label: int, box: Box, spacing_zyx_mm: Vector, within_mm: float) -> Surfaces:
-        """``find_surfaces`` of a label within a box, as if there were nothing outside; kept for the next caller."""
-        key = (label, tuple((axis.start, axis.stop) for axis in box), spacing_zyx_mm, within_mm)
-        if key not in self._surfaces:
-            self._surfaces[key] = find_surfaces(*self.masks(label, box), spacing_zyx_mm, within_mm)
-        return self._surfaces[key]
+        """``find_surfaces`` of a label within a box, as if there were nothing outside; kept for the next caller.
+
+        Distances without bound, once found, serve every caller.
+        """
+        place = (label, tuple((axis.start, axis.stop) for axis in box), spacing_zyx_mm)
+        for known_mm in (np.inf, within_mm):
+            if (kept := self._surfaces.get((*place, known_mm))) is not None:
+                return kept
+        found = find_surfaces(*self.masks(label, box), spacing_zyx_mm, within_mm)
+        self._surfaces[*place, within_mm] = found
+        return found
 
 
 def _boxes(label_map: LabelArray, largest_label: int) -> list[Box | None]:

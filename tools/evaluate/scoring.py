@@ -1,4 +1,4 @@
-"""Scoring cases from files: read, check the grids, score by both rules; in this process or in several."""
+"""Scoring cases from files: read, check the grids, score by both rules, measure; in this process or in several."""
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,12 @@ from functools import partial
 from app.errors import CaseError
 from app.orientation import cranio_caudal_axis
 from tools.evaluate.cases import CasePair
-from tools.evaluate.flare import CORRECTED, OFFICIAL, Score, score_pair
+from tools.evaluate.flare import Score, score_pair
 from tools.evaluate.geometry import describe_difference
 from tools.evaluate.label_maps import LabelMap, read_label_map
+from tools.evaluate.measures import Measures, measure_pair
 from tools.evaluate.metrics import LabelPair
+from tools.evaluate.presets import DEFAULT_PRESET, Preset
 
 Scores = dict[str, Score]
 """By organ name."""
@@ -27,50 +29,57 @@ class CaseScores:
         error: why it could not be scored; then it has no scores.
         warnings: about the files.
         scores: by name of the rules.
+        measures: HD95 and volume error, by organ name.
     """
 
     pair: CasePair
     error: str | None = None
     warnings: tuple[str, ...] = ()
     scores: dict[str, Scores] = field(default_factory=dict)
+    measures: dict[str, Measures] = field(default_factory=dict)
 
 
-def score_files(pair: CasePair, ignore_geometry: bool = False) -> CaseScores:
+def score_files(pair: CasePair, ignore_geometry: bool = False, preset: Preset = DEFAULT_PRESET) -> CaseScores:
     """The scores of one case, whichever way it goes: its error is part of the result.
 
     Args:
         pair: the case.
         ignore_geometry: compare the arrays as they are stored, as the organisers do; shapes must still be equal.
+        preset: organs and rules.
     """
     try:
         if pair.refusal:
             raise CaseError(pair.refusal)
-        reference = read_label_map(pair.reference, OFFICIAL.largest_label)
-        prediction = read_label_map(pair.prediction, OFFICIAL.largest_label)
+        largest = preset.official.largest_label
+        reference, prediction = read_label_map(pair.reference, largest), read_label_map(pair.prediction, largest)
         _check_geometry(pair, prediction, reference, ignore_geometry)
-        labels = LabelPair(prediction.labels, reference.labels, OFFICIAL.largest_label)
+        labels = LabelPair(prediction.labels, reference.labels, largest)
+        geometry, slice_axis = reference.geometry, cranio_caudal_axis(reference.geometry)
+        measures = measure_pair(  # first, since the scores can use its distances
+            labels, geometry.spacing_zyx_mm, geometry.voxel_volume_ml, preset.corrected, slice_axis
+        )
         scores = {
-            str(OFFICIAL.name): score_pair(labels, reference.pixdim_zyx_mm, OFFICIAL),
-            str(CORRECTED.name): score_pair(
-                labels, reference.geometry.spacing_zyx_mm, CORRECTED, cranio_caudal_axis(reference.geometry)
-            ),
+            str(preset.official.name): score_pair(labels, reference.pixdim_zyx_mm, preset.official),
+            str(preset.corrected.name): score_pair(labels, geometry.spacing_zyx_mm, preset.corrected, slice_axis),
         }
     except CaseError as error:
         return CaseScores(pair, error=str(error))
     except MemoryError:
-        return CaseScores(pair, error=f"{pair.prediction}: not enough memory to score it; use fewer --workers")
-    return CaseScores(pair, warnings=(*prediction.warnings, *reference.warnings), scores=scores)
+        return CaseScores(pair, error=f"{pair.prediction}: not enough memory to score it; use fewer --jobs")
+    return CaseScores(pair, warnings=(*prediction.warnings, *reference.warnings), scores=scores, measures=measures)
 
 
-def score_all(pairs: Sequence[CasePair], ignore_geometry: bool = False, workers: int = 1) -> Iterator[CaseScores]:
-    """The results of all cases as they come; with several workers the order is not that of ``pairs``."""
-    score = partial(score_files, ignore_geometry=ignore_geometry)
-    if workers == 1:
+def score_all(
+    pairs: Sequence[CasePair], ignore_geometry: bool = False, jobs: int = 1, preset: Preset = DEFAULT_PRESET
+) -> Iterator[CaseScores]:
+    """The results of all cases as they come; with several jobs the order is not that of ``pairs``."""
+    score = partial(score_files, ignore_geometry=ignore_geometry, preset=preset)
+    if jobs == 1:
         yield from map(score, pairs)
         return
     # Spawned, since a fork copies the locks of other threads (numpy's BLAS has some) in whatever state they are.
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(pairs)), mp_context=spawn)
+    pool = ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=spawn)
     try:
         futures = {pool.submit(score, pair): pair for pair in pairs}
         for future in as_completed(futures):
@@ -83,7 +92,7 @@ def _result(future: Future[CaseScores], pair: CasePair) -> CaseScores:
     try:
         return future.result()
     except BrokenProcessPool:
-        reason = "a worker process was killed, most likely for want of memory; use fewer --workers"
+        reason = "a worker process was killed, most likely for want of memory; use fewer --jobs"
         return CaseScores(pair, error=f"{pair.prediction}: not scored: {reason}")
 
 
