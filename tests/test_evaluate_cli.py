@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.volume import LabelArray, Vector
 from tests.conftest import ROOT, rotated_affine, write_scan
@@ -93,6 +94,37 @@ def test_csv_is_the_organisers_table(folders: tuple[Path, Path, Path], capsys: p
     )
     assert 0.8 < float(liver_nsd) < 1.0
     assert "aorta has no official score: the reference has it on a single slice" in capsys.readouterr().err
+
+
+def test_tables_and_picture_are_made_from_the_json(folders: tuple[Path, Path, Path]) -> None:
+    """FLARE23's, with a tumor; a second liver that is half as large: 0.6667 of 16 and 8 voxels, -50 %."""
+    write_pair(folders, "a", labels(2, 5) + labels(8, 9, 14))
+    write_pair(folders, "b", labels(2, 3), labels(2, 5))
+    arguments = ["--predictions", folders[0], "--references", folders[1], "--out", folders[2], "--preset", "flare23"]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert sorted(path.name for path in folders[2].iterdir()) == [
+        "DSC_NSD_team.csv",
+        "boxplots.png",
+        "scores.json",
+        "scores.md",
+        "values.csv",
+    ]
+    with (folders[2] / "values.csv").open() as stream:
+        rows = {(row["case_id"], row["organ"]): row for row in csv.DictReader(stream)}
+    assert len(rows) == 2 * 14
+    assert rows["b", "liver"]["official_dsc"] == "0.6667"
+    assert rows["b", "liver"]["volume_error"] == "-0.5"
+    assert rows["b", "liver"]["hd95_mm"] == "6.0"  # two slices of 3 mm
+    assert rows["a", "tumor"]["hd95_mm"] == "0.0" and rows["b", "tumor"]["hd95_mm"] == ""
+    table = (folders[2] / "scores.md").read_text()
+    assert "| Liver | 0.8334 (0.6667 to 1.0000) |" in table and "| 25.0 (0.0 to 50.0) |" in table
+    assert "| Tumor | 1.0000 (1.0000 to 1.0000) |" in table
+    with Image.open(folders[2] / "boxplots.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+    record = scores_json(folders)
+    assert record["interval"]["official"]["organs"]["liver"]["dsc"] == [0.6667, 1.0]
+    assert record["mean"]["official"]["all_organs"]["dsc"] == pytest.approx((12 + 0.83335) / 13)  # without the tumor
 
 
 def test_json_has_both_definitions_and_null_for_what_is_missing(folders: tuple[Path, Path, Path]) -> None:

@@ -380,3 +380,8 @@ def test_real_predictions_score_as_by_the_organisers_and_by_the_plain_formula(
         both = np.sum((found == organ.label) & (true == organ.label))
         plain = 2 * both / (np.sum(found == organ.label) + np.sum(true == organ.label))
         assert result.scores["corrected"][organ.name].dsc == pytest.approx(plain, abs=1e-12)
+        if organ.label in found:
+            masks = true == organ.label, found == organ.label
+            distances = surface_distance.compute_surface_distances(*masks, nib.load(reference).header.get_zooms())
+            expected = surface_distance.compute_robust_hausdorff(distances, 95)
+            assert result.measures[organ.name].hd95_mm == pytest.approx(expected, abs=1e-4)  # zooms are float32

@@ -169,16 +169,40 @@ def test_colours_can_be_told_apart() -> None:
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     scan, labels = save_kidney_scan(tmp_path, labels_moved_mm=7.5)
-    with pytest.raises(CaseError, match=r"case\.nii\.gz: its grid lies 7\.5 mm"):
+    with pytest.raises(CaseError, match=r"case\.nii\.gz: not on the grid of .* the first voxel lies 7\.5 mm away"):
         read_labelled_scan(scan, labels, NAMES)
     scan, labels = save_kidney_scan(tmp_path, label=14)
-    with pytest.raises(CaseError, match="values from 0 to 14; expected whole labels from 0 to 13"):
+    with pytest.raises(CaseError, match="label 14; expected whole numbers from 0 to 13"):
         read_labelled_scan(scan, labels, NAMES)
-    with pytest.raises(CaseError, match="values from -1000 to 40"):
+    with pytest.raises(CaseError, match="label -1000, 40; expected whole numbers from 0 to 13"):
         read_labelled_scan(scan, scan, NAMES)
+    scan, labels = save_kidney_scan(tmp_path)
     nib.save(nib.load(labels).slicer[:, :, 1:], labels)
-    with pytest.raises(CaseError, match=r"39x50x60 voxels .* expected 40x50x60"):
+    with pytest.raises(CaseError, match="shape 39x50x60 instead of 40x50x60"):
         read_labelled_scan(scan, labels, NAMES)
+
+
+def test_a_label_map_is_no_scan(tmp_path: Path) -> None:
+    scan, labels = save_kidney_scan(tmp_path)
+    with pytest.raises(CaseError, match=r"case\.nii\.gz: whole numbers from 0 to 13; expected a CT scan in HU"):
+        read_labelled_scan(labels, labels, NAMES)
+    read_labelled_scan(scan, labels, NAMES)
+    without_air = nib.load(scan)  # clipped to soft tissue, unsigned: a scan all the same
+    nib.save(nib.Nifti1Image((np.asarray(without_air.dataobj) + 1000).astype(np.uint16), without_air.affine), scan)
+    read_labelled_scan(scan, labels, NAMES)
+
+
+def test_the_box_around_a_slice_needs_no_room_for_what_is_elsewhere() -> None:
+    label_map = np.zeros((60, 80, 80), dtype=np.uint8)
+    label_map[30:33, 40:44, 40:44] = 1
+    scan = labelled_scan(label_map, (5.0, 2.0, 2.0))
+    scan.scan.voxels[:] = -1000
+    scan.scan.voxels[:, 20:60, 30:50] = 40
+    scan.scan.voxels[45:, 20:60, 4:76] = 40  # shoulders
+    z, _, x = visible_box(scan, slice(28, 36))
+    assert (z.start, z.stop) == (30 - 9, 33 + 9)
+    assert (x.start, x.stop) == (26, 54)
+    assert visible_box(scan)[2] == slice(0, 80)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,8 @@ def pair_cases(prediction_dir: Path, reference_dir: Path) -> Pairing:
     Raises:
         FolderError: a folder is not there or holds no label map.
     """
-    predictions, references = _label_maps(prediction_dir, "--predictions"), _label_maps(reference_dir, "--references")
+    predictions = files_by_case(prediction_dir, "--predictions", "label map")
+    references = files_by_case(reference_dir, "--references", "label map")
     pairs = [
         _pair(case_id, paths, predictions.get(case_id, []), prediction_dir)
         for case_id, paths in sorted(references.items())
@@ -67,13 +68,22 @@ def _pair(case_id: str, references: list[Path], predictions: list[Path], predict
     return CasePair(case_id, prediction.name, prediction, references[0], refusal)
 
 
-def _label_maps(folder: Path, option: str) -> dict[str, list[Path]]:
-    """Files that look like label maps, by case id."""
+def files_by_case(folder: Path, option: str, kind: str) -> dict[str, list[Path]]:
+    """Files that look like volumes, by case id: ``{"x": [x.nii.gz], "y": [y_0000.nii.gz]}``.
+
+    Args:
+        folder: where they lie.
+        option: that named it, for messages.
+        kind: what they should be, for messages.
+
+    Raises:
+        FolderError: the folder is not there or holds no such file.
+    """
     try:
         entries = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     except OSError as error:
         raise FolderError(
-            f"{option} {folder}: no such folder ({error.strerror or error}); expected one with label maps"
+            f"{option} {folder}: no such folder ({error.strerror or error}); expected one with {kind}s"
         ) from error
     found: dict[str, list[Path]] = defaultdict(list)
     for entry in entries:
@@ -81,7 +91,7 @@ def _label_maps(folder: Path, option: str) -> dict[str, list[Path]]:
             found[case_id].append(entry)
     if not found:
         raise FolderError(
-            f"{option} {folder}: found {len(entries)} files, none of them a label map; expected "
+            f"{option} {folder}: found {len(entries)} files, none of them a {kind}; expected "
             f"{', '.join('*' + suffix for suffix in _SUFFIXES)}"
         )
     return found

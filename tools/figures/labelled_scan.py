@@ -5,6 +5,7 @@ radiologists look at an axial slice, rows run to the back and columns to the pat
 as it lies. Coronal and sagittal slices only need the head up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from scipy import ndimage
 
 from app.errors import CaseError
 from app.orientation import axis_map_to_lps
-from app.volume import Array, Float32Array, Geometry, LabelArray, Shape, Volume
+from app.volume import Float32Array, Geometry, LabelArray, Shape, Volume
 from app.volume_io import read_volume
+from tools.evaluate.geometry import describe_difference
+from tools.evaluate.label_maps import read_label_map
 
 Box = tuple[slice, slice, slice]
 
@@ -24,7 +27,8 @@ _BODY_STEP_MM = 4.0  # the body's outline is sought on this grid
 _BODY_MARGIN_MM = 8.0
 _ORGANS_MARGIN_MM = 45.0
 _SHOWN_WELL = 0.4  # of an organ's largest area
-_GRID_TOLERANCE_MM = 0.1
+_LARGEST_LABEL = 255
+_EVERYWHERE = slice(None)
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,15 @@ def read_labelled_scan(scan_path: Path, label_path: Path, labels: tuple[str, ...
     """The scan and its label map, both turned to LPS.
 
     Raises:
-        CaseError: a file cannot be read, the two are on different grids, or a label has no name.
+        CaseError: a file cannot be read, the two are on different grids, the scan is no CT, or a label has no name.
     """
-    scan, label_volume = read_volume(scan_path), read_volume(label_path)
-    _check_same_grid(scan.geometry, label_volume.geometry, scan_path, label_path)
-    label_map = _as_label_map(label_volume, len(labels), label_path)
+    return read_labelled_scans(scan_path, [label_path], labels)[0]
+
+
+def read_labelled_scans(scan_path: Path, label_paths: Sequence[Path], labels: tuple[str, ...]) -> list[LabelledScan]:
+    """The scan once with each of its label maps; ``read_labelled_scan`` for several of them."""
+    scan = read_volume(scan_path)
+    _check_is_ct(scan, scan_path)
     axis_map = axis_map_to_lps(scan.geometry)
     turned = Volume(
         voxels=axis_map.apply(scan.voxels),
@@ -70,7 +78,15 @@ def read_labelled_scan(scan_path: Path, label_path: Path, labels: tuple[str, ...
         slope=scan.slope,
         intercept=scan.intercept,
     )
-    return LabelledScan(scan=turned, label_map=axis_map.apply(label_map), labels=labels)
+    found = []
+    for path in label_paths:
+        label_map = read_label_map(path, len(labels))
+        if (difference := describe_difference(label_map.geometry, scan.geometry)) is not None:
+            raise CaseError(
+                f"{path}: not on the grid of {scan_path}: {difference}. Give the label map of this scan, on its grid"
+            )
+        found.append(LabelledScan(scan=turned, label_map=axis_map.apply(label_map.labels), labels=labels))
+    return found
 
 
 def choose_planes(scan: LabelledScan) -> Shape:
@@ -93,25 +109,32 @@ def choose_planes(scan: LabelledScan) -> Shape:
     return (z, y, x)
 
 
-def visible_box(scan: LabelledScan) -> Box:
+def visible_box(scan: LabelledScan, within_z: slice = _EVERYWHERE) -> Box:
     """What the picture shows: in plane the body (and all organs), along z the organs, with a margin.
 
     The body is the largest connected part denser than lung after an opening by one cell of 4 mm, which takes
     tables and wires away.
+
+    Args:
+        scan: the scan and its organs.
+        within_z: where body and organs are looked for: a slice of the belly needs no room for shoulders.
     """
     spacing, shape = scan.geometry.spacing_zyx_mm, scan.label_map.shape
     steps = [max(1, round(_BODY_STEP_MM / length)) for length in spacing]
-    dense = scan.hu(tuple(slice(None, None, step) for step in steps)) > _BODY_HU
+    first, last, _ = within_z.indices(shape[0])
+    dense = scan.hu((slice(first, last, steps[0]), *(slice(None, None, step) for step in steps[1:]))) > _BODY_HU
     cross = ndimage.generate_binary_structure(2, 1)[None]
     components, count = ndimage.label(ndimage.binary_opening(dense, cross))
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     body = ndimage.find_objects(components)[int(np.argmax(sizes))] if count else None
-    organs = next(iter(ndimage.find_objects((scan.label_map > 0).view(np.uint8))), None)
+    organs = next(iter(ndimage.find_objects((scan.label_map[first:last] > 0).view(np.uint8))), None)
+    offsets = (first, 0, 0)
     ranges: list[list[tuple[float, float]]] = [[], [], []]
     for axis in range(3):
         if organs:
             margin = (_ORGANS_MARGIN_MM if axis == 0 else _BODY_MARGIN_MM) / spacing[axis]
-            ranges[axis].append((organs[axis].start - margin, organs[axis].stop + margin))
+            start, stop = organs[axis].start + offsets[axis], organs[axis].stop + offsets[axis]
+            ranges[axis].append((start - margin, stop + margin))
         if body and axis > 0:
             start, stop = body[axis].start * steps[axis], body[axis].stop * steps[axis]
             ranges[axis].append((start - _BODY_MARGIN_MM / spacing[axis], stop + _BODY_MARGIN_MM / spacing[axis]))
@@ -119,39 +142,14 @@ def visible_box(scan: LabelledScan) -> Box:
     return (z, y, x)
 
 
-def _check_same_grid(scan: Geometry, label_map: Geometry, scan_path: Path, label_path: Path) -> None:
-    def corners(geometry: Geometry) -> Array:
-        edges = np.asarray(geometry.direction) * np.asarray(geometry.spacing_zyx_mm)
-        last = np.asarray(geometry.shape_zyx) - 1
-        ends = np.array(np.meshgrid(*[(0, end) for end in last], indexing="ij")).reshape(3, -1)
-        return edges @ ends + np.asarray(geometry.origin_zyx_mm)[:, None]  # type: ignore[no-any-return]
-
-    def text(shape: Shape) -> str:
-        return "x".join(map(str, shape))
-
-    if scan.shape_zyx != label_map.shape_zyx:
+def _check_is_ct(scan: Volume, path: Path) -> None:
+    """A label map is no scan: nothing in it is below 0 or above what 8 bits hold, and all of it is whole."""
+    low, high = (scan.slope * float(value) + scan.intercept for value in (scan.voxels.min(), scan.voxels.max()))
+    if low >= 0 and high <= _LARGEST_LABEL and not np.any(scan.voxels % 1):
         raise CaseError(
-            f"{label_path}: {text(label_map.shape_zyx)} voxels (z, y, x); expected {text(scan.shape_zyx)} as in "
-            f"{scan_path}. Give the label map of this scan"
+            f"{path}: whole numbers from {low:g} to {high:g}; expected a CT scan in HU, where air is about -1000. "
+            "This looks like a label map: give the scan"
         )
-    apart = float(np.abs(corners(scan) - corners(label_map)).max())
-    if apart > _GRID_TOLERANCE_MM:
-        raise CaseError(
-            f"{label_path}: its grid lies {apart:.1f} mm from that of {scan_path}; expected the same place. "
-            "Give the label map of this scan"
-        )
-
-
-def _as_label_map(volume: Volume, largest: int, path: Path) -> LabelArray:
-    values = volume.voxels
-    if volume.slope != 1 or volume.intercept != 0 or values.dtype.kind == "f":
-        values = values * volume.slope + volume.intercept
-    if values.min() < 0 or values.max() > largest or np.any(values % 1):
-        raise CaseError(
-            f"{path}: values from {values.min():g} to {values.max():g}; expected whole labels from 0 to {largest}. "
-            "Is this the label map?"
-        )
-    return values.astype(np.uint8)
 
 
 def _union(ranges: list[tuple[float, float]], length: int) -> slice:

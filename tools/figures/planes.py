@@ -6,24 +6,20 @@ on from axial to coronal and head-feet from coronal to sagittal; the legend with
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from scipy import ndimage
 
-from app.atomic_files import atomic_file
 from app.bundle import load_bundle
 from app.postprocessing import organ_volumes_ml
-from app.volume import LabelArray, Shape, Vector
+from app.volume import Shape, Vector
 from tools.figures.labelled_scan import Box, LabelledScan, choose_planes, read_labelled_scan, visible_box
-from tools.figures.sheet import DPI, LEGEND_WIDTH_PX, Panel, Sheet, legend_height_px
-from tools.figures.slices import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, palette_of_slices, render_slice
+from tools.figures.sheet import LEGEND_WIDTH_PX, Panel, Sheet, legend_height_px, write_picture
+from tools.figures.slices import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, organ_tags, render_slice
 
 DEFAULT_BUNDLE = Path(__file__).resolve().parents[2] / "weights" / "default"
 
 _LARGEST_PX = (1500, 1900)  # width, height; the picture stays within, its form follows from the patient
 _MARGIN_PX, _GAP_PX, _HEADER_PX, _CAPTION_PX = 36, 24, 100, 32
 _SCALE_BAR_MM = 50
-_TAG_RADIUS_PX = 11.0  # an organ gets its number where a circle of this radius fits into it
 
 
 def write_planes(
@@ -48,11 +44,7 @@ def write_planes(
         AppError: a file cannot be read or written, or the two do not belong together.
     """
     names = labels or load_bundle(DEFAULT_BUNDLE).plan.labels
-    image = draw_planes(read_labelled_scan(scan_path, label_path, names), title)
-    if palette:
-        image = _with_palette(image)
-    with atomic_file(out_png) as stream:
-        image.save(stream, format="PNG", dpi=(DPI, DPI), optimize=palette)
+    write_picture(draw_planes(read_labelled_scan(scan_path, label_path, names), title), out_png, palette)
 
 
 def draw_planes(scan: LabelledScan, title: str) -> Image.Image:
@@ -121,15 +113,8 @@ def _panel(
         top_px=place_px[1],
         marks=marks,
         crossings=crossings,
-        tags=_tags(label_map, size_px),
+        tags=organ_tags(label_map, size_px),
     )
-
-
-def _with_palette(image: Image.Image) -> Image.Image:
-    """8 bits a pixel: an adaptive palette would give up the colours of small organs for greys."""
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(palette_of_slices())
-    return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def _extent_mm(spacing_zyx_mm: Vector, box: Box) -> Vector:
@@ -148,16 +133,3 @@ def _px_per_mm(extent_zyx_mm: Vector, legend_px: int) -> float:
         down / (height + depth),
         (down - legend_px) / height,
     )
-
-
-def _tags(label_map: LabelArray, size_px: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
-    """(label, column, row) of the centre of the largest circle in each organ, if it is large enough."""
-    scale = [pixels / voxels for pixels, voxels in zip(size_px, label_map.shape, strict=True)]
-    tags = []
-    for label in np.unique(label_map[label_map > 0]):
-        inside = np.pad(label_map == label, 1)
-        radius = ndimage.distance_transform_edt(inside, sampling=scale)[1:-1, 1:-1]
-        row, column = np.unravel_index(int(np.argmax(radius)), radius.shape)
-        if radius[row, column] >= _TAG_RADIUS_PX:
-            tags.append((int(label), round((column + 0.5) * scale[1]), round((row + 0.5) * scale[0])))
-    return tuple(tags)

@@ -16,6 +16,7 @@ WINDOW_WIDTH_HU = 400.0
 _FILL_OPACITY = 0.5
 _FILL_DIMMING = 0.85  # of grey under the fill: enhanced kidneys would wash the colour out
 _OUTLINE_PX = 1.5
+_TAG_RADIUS_PX = 11.0  # an organ gets its number where a circle of this radius fits into it
 _SUPERSAMPLING = 2  # outlines are drawn this much larger and averaged: smooth edges
 
 
@@ -40,6 +41,24 @@ def render_slice(hu: Float32Array, label_map: LabelArray, shape_px: tuple[int, i
     translucent = _averaged((1 - opacity) * np.where(fine > 0, np.float32(_FILL_DIMMING), np.float32(1))[..., None])
     image: RgbArray = np.rint(grey[..., None] * translucent + _averaged(colours[fine] * opacity)).astype(np.uint8)
     return image
+
+
+def organ_tags(label_map: LabelArray, shape_px: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+    """(label, column, row) of the centre of the largest circle in each organ, if it is large enough for a number.
+
+    Args:
+        label_map: (rows, columns).
+        shape_px: size of the picture that it is drawn in.
+    """
+    scale = [pixels / voxels for pixels, voxels in zip(shape_px, label_map.shape, strict=True)]
+    tags = []
+    for label in np.unique(label_map[label_map > 0]):
+        inside = np.pad(label_map == label, 1)
+        radius = ndimage.distance_transform_edt(inside, sampling=scale)[1:-1, 1:-1]
+        row, column = np.unravel_index(int(np.argmax(radius)), radius.shape)
+        if radius[row, column] >= _TAG_RADIUS_PX:
+            tags.append((int(label), round((column + 0.5) * scale[1]), round((row + 0.5) * scale[0])))
+    return tuple(tags)
 
 
 def palette_of_slices() -> list[int]:
