@@ -69,19 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--predictions", type=Path, metavar="DIR", required=True, help="folder with the label maps to score"
-    )
-    parser.add_argument(
-        "--references",
-        type=Path,
-        metavar="DIR",
-        required=True,
-        help="folder with the true label maps; each one is a case",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", required=True, help="folder for the scores; made if it is not there"
-    )
+    for option, what in (
+        ("--predictions", "folder with the label maps to score"),
+        ("--references", "folder with the true label maps; each one is a case"),
+        ("--out", "folder for the scores; made if it is not there"),
+    ):
+        parser.add_argument(option, type=Path, metavar="DIR", required=True, help=what)
     parser.add_argument("--team", metavar="NAME", default="team", help="part of the CSV's name (default: team)")
     parser.add_argument(
         "--ignore-geometry",
