@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -194,8 +195,15 @@ def test_impossible_options_are_named(cache: Path, tmp_path: Path, capsys: pytes
         ("--set", "train_patch_size=[8,8,8]"): "one voxel in the deepest stage",
         ("--workers", "-1"): "--workers -1",
         ("--threads", "0"): "--threads 0",
+        ("--validate-every", "-1"): "--validate-every -1",
+        ("--checkpoint-minutes", "nan"): "--checkpoint-minutes nan",
+        ("--stop-after-cpu-minutes", "-1"): "--stop-after-cpu-minutes -1",
+        ("--stop-at-step", "0"): "--stop-at-step 0",
+        ("--supervised", "--confidence", "0.5"): "--supervised and --confidence",
+        ("--hold-out", "phantom_000", "phantom_001"): "no labelled case among the 1 to train on",
+        ("--out", "/proc/run"): "/proc/run: cannot be written",
     }.items():
-        assert train_main([*fit, *extra]) == 2
+        assert train_main([*fit, *extra]) == (3 if "/proc/run" in extra else 2)
         assert expected in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
 
@@ -255,6 +263,51 @@ def test_a_training_of_two_processes_is_not_resumed_by_one(
     (run / "options.json").write_text(json.dumps({**options, "world_size": 2}))
     assert train_main(["resume", str(run)]) == 2
     assert "torchrun --nproc-per-node 2" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_resume_goes_about_it_as_fit_did(cache: Path, tmp_path: Path) -> None:
+    run, hold_out = tmp_path / "run", ["--hold-out", "phantom_001"]
+    fit = ["fit", "--cache", str(cache), "--out", str(run), *TINY, *hold_out, "--validate-every", "1"]
+    assert train_main([*fit, "--stop-at-step", "1"]) == 0
+    assert train_main(["resume", str(run), "--stop-at-step", "2"]) == 0
+    assert train_main(["resume", str(run), "--stop-at-step", "3", "--validate-every", "0"]) == 0
+    assert [line["step"] for line in log_of(run) if line["kind"] == "validation"] == [1, 2]
+
+
+def test_damaged_folders_are_named(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, file = tmp_path / "run", str(tmp_path / "packed.safetensors")
+    assert train_main(["fit", "--cache", str(cache), "--out", str(run), *TINY, "--stop-at-step", "1"]) == 0
+    options = run / "options.json"
+    for text in ('{"trainer": {}}', "[]", "{", options.read_text().replace('"cpu"', '"tpu"')):
+        options.write_text(text)
+        for command in (["resume", str(run)], ["pack", str(run), file]):
+            assert train_main(command) == 2
+            assert "options.json: cannot be read" in capsys.readouterr().err
+    for content in (b"", b"garbage", (run / "checkpoint.pt").read_bytes()[:5000]):
+        (run / "checkpoint.pt").write_bytes(content)
+        assert train_main(["export", str(run), str(tmp_path / "bundle")]) == 1
+        assert "checkpoint.pt: cannot be read" in capsys.readouterr().err
+    (run / "train_plan.json").unlink()
+    assert train_main(["pack", str(run), file]) == 1
+    assert train_main(["curves", str(tmp_path)]) == 1
+    assert "begun after its first epoch" in capsys.readouterr().err
+
+
+def test_the_readme_names_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """In its table, where fit is not named, and in its commands."""
+    text = (ROOT / "tools" / "train" / "README.md").read_text()
+    rows = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+    uses = [row if row.startswith("export ") else f"fit {row}" for row in rows]
+    uses += re.findall(r"-m tools\.train (\w+ [^`\n]+)", text)
+    known = {}
+    for name in {use.split()[0] for use in uses}:
+        with pytest.raises(SystemExit):
+            train_main([name, "--help"])
+        known[name] = re.findall(r"^ +(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    flags = [(use.split()[0], flag) for use in uses for flag in re.findall(r"--[a-z-]+", use)]
+    assert len(flags) > 20
+    assert [(name, flag) for name, flag in flags if flag not in known[name]] == []
 
 
 def test_a_diverged_training_stops(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,7 +176,7 @@ def test_labelled_scans_serve_as_unlabelled_ones_if_the_plan_says_so(cases: list
     batch = first_batches(cases[:2], plan, 1, labelled=False)[0]
     assert not batch.label.any()
     assert not batch.annotated[:, 1:].any()
-    with pytest.raises(UsageError, match="no unlabelled case among the 2 of the cache"):
+    with pytest.raises(UsageError, match="no unlabelled case among the 2 to train on"):
         first_batches(cases[:2], train_plan(), 1, labelled=False)
     with pytest.raises(UsageError, match="no labelled case"):
         first_batches(cases[2:], train_plan(), 1)

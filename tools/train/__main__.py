@@ -6,13 +6,15 @@ import logging
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.errors import AppError, UsageError
 from tools.train.arguments import build_parser
 
 if TYPE_CHECKING:
+    from tools.train.fit import Limits
     from tools.train.planning import TrainPlan
+    from tools.train.settings import RunOptions, Settings
     from tools.train.trainer import TrainerOptions
     from tools.train.validation import Validation
 
@@ -40,7 +42,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     plan = _plan(arguments)
     try:
-        options = TrainerOptions(
+        trainer = TrainerOptions(
             supervised=arguments.supervised,
             confidence_threshold=arguments.confidence,
             ema_decay=arguments.ema,
@@ -49,68 +51,79 @@ def _fit(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return _train(arguments, plan, options, _settings(arguments), new=True)
+    settings = _settings(arguments, trainer)
+    return _train(arguments, plan, replace(settings, run=_run_options(arguments, settings.run)), new=True)
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "cache": str(arguments.cache.resolve()),
-        "data": [str(folder.resolve()) for folder in arguments.data],
-        "hold_out": arguments.hold_out,
-        "world_size": _world_size(),
-    }
+def _settings(arguments: argparse.Namespace, trainer: "TrainerOptions") -> "Settings":
+    from tools.train.settings import Settings
+
+    return Settings(
+        trainer,
+        cache=str(arguments.cache.resolve()),
+        data=tuple(str(folder.resolve()) for folder in arguments.data),
+        hold_out=tuple(arguments.hold_out),
+        world_size=_world_size(),
+    )
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from tools.train.fit import OPTIONS_FILE, PLAN_FILE
     from tools.train.planning import read_train_plan
-    from tools.train.trainer import TrainerOptions
+    from tools.train.settings import PLAN_FILE, read_settings
 
     plan = read_train_plan(arguments.out / PLAN_FILE)
-    try:
-        settings = json.loads((arguments.out / OPTIONS_FILE).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UsageError(f"{arguments.out / OPTIONS_FILE}: cannot be read ({error}); expected a training") from error
-    options = TrainerOptions(**settings.pop("trainer"))
+    settings = read_settings(arguments.out)
     if arguments.precision != "auto":
-        options = replace(options, precision=arguments.precision)
-    return _train(arguments, plan, options, settings, new=False)
+        settings = replace(settings, trainer=replace(settings.trainer, precision=arguments.precision))
+    return _train(arguments, plan, replace(settings, run=_run_options(arguments, settings.run)), new=False)
 
 
-def _train(
-    arguments: argparse.Namespace, plan: "TrainPlan", options: "TrainerOptions", settings: dict[str, Any], new: bool
-) -> int:
+def _run_options(arguments: argparse.Namespace, before: "RunOptions") -> "RunOptions":
+    """What the command line says, else what it was before."""
+    given = {key: value for key in asdict(before) if (value := getattr(arguments, key)) is not None}
+    try:
+        return replace(before, **given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _train(arguments: argparse.Namespace, plan: "TrainPlan", settings: "Settings", new: bool) -> int:
     """Checks everything, then trains; a new training's folder is made in between."""
     from tools.train.cache import open_cache
     from tools.train.distributed import join_ranks
-    from tools.train.fit import Fit, Limits, start_folder, tune_process
+    from tools.train.fit import Fit, tune_process
+    from tools.train.sampling import choose_cases
+    from tools.train.settings import start_folder
 
-    _check_processes(arguments, settings["world_size"])
-    cases = open_cache(Path(settings["cache"]), settings["hold_out"], plan.app)
-    validation = _validation(settings, plan) if arguments.validate_every else None
-    limits = Limits(
-        arguments.checkpoint_minutes,
-        arguments.validate_every,
-        arguments.stop_after_minutes,
-        arguments.stop_after_cpu_minutes,
-        arguments.stop_at_step,
-    )
-    tune_process(arguments.threads)
-    with join_ranks(arguments.device) as rank:
+    _check_world_size(settings.world_size)
+    limits = _limits(arguments, settings.run)
+    cases = open_cache(Path(settings.cache), settings.hold_out, plan.app)
+    for labelled in (True,) if settings.trainer.supervised else (True, False):
+        choose_cases(cases, plan, labelled)
+    validation = _validation(settings, plan) if settings.run.validate_every else None
+    tune_process(settings.run.threads)
+    with join_ranks(settings.run.device) as rank:
         if new and rank.leads:
-            start_folder(arguments.out, plan, options, settings)
-        progress = Fit(arguments.out, plan, options, cases, rank, limits, validation, arguments.workers).run()
+            start_folder(arguments.out, plan, settings)
+        fit = Fit(arguments.out, plan, settings.trainer, cases, rank, limits, validation, settings.run.workers)
+        progress = fit.run()
     last = plan.epochs * plan.iterations_per_epoch
     more = "" if progress.step >= last else f"; go on with: python -m tools.train resume {arguments.out}"
     print(f"{arguments.out}: {progress.step} of {last} iterations done{more}", file=sys.stderr)
     return 0
 
 
-def _check_processes(arguments: argparse.Namespace, expected: int) -> None:
-    if arguments.workers < 0:
-        raise UsageError(f"--workers {arguments.workers}: expected 0 (batches are made in between) or more")
-    if arguments.threads is not None and arguments.threads < 1:
-        raise UsageError(f"--threads {arguments.threads}: expected 1 or more")
+def _limits(arguments: argparse.Namespace, run: "RunOptions") -> "Limits":
+    from tools.train.fit import Limits
+
+    stops = (arguments.stop_after_minutes, arguments.stop_after_cpu_minutes, arguments.stop_at_step)
+    try:
+        return Limits(run.checkpoint_minutes, run.validate_every, *stops)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_world_size(expected: int) -> None:
     if expected != _world_size():
         start = f"torchrun --nproc-per-node {expected} -m tools.train" if expected > 1 else "python -m tools.train"
         raise UsageError(
@@ -118,14 +131,13 @@ def _check_processes(arguments: argparse.Namespace, expected: int) -> None:
         )
 
 
-def _validation(settings: dict[str, Any], plan: "TrainPlan") -> "Validation":
+def _validation(settings: "Settings", plan: "TrainPlan") -> "Validation":
     """The held-out scans that are labelled."""
     from tools.train.cache import open_cache
     from tools.train.validation import Validation, cases_to_validate
 
-    held_out = [case for case in open_cache(Path(settings["cache"])) if case.case_id in settings["hold_out"]]
-    folders = [settings["data"]] if isinstance(settings["data"], str) else settings["data"] or []
-    cases = cases_to_validate(held_out, [Path(folder) for folder in folders])
+    held_out = [case for case in open_cache(Path(settings.cache)) if case.case_id in settings.hold_out]
+    cases = cases_to_validate(held_out, [Path(folder) for folder in settings.data])
     if not cases:
         raise UsageError("--validate-every: nothing to validate on; expected labelled scans with --hold-out")
     return Validation(cases, plan.app)
@@ -150,8 +162,9 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 def _unpack(arguments: argparse.Namespace) -> int:
     from tools.train.handover import unpack
+    from tools.train.trainer import TrainerOptions
 
-    unpack(arguments.file, arguments.out, _settings(arguments))
+    unpack(arguments.file, arguments.out, _settings(arguments, TrainerOptions()))
     print(f"{arguments.out} written; go on with: python -m tools.train resume {arguments.out}")
     return 0
 

@@ -31,7 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     prepare.add_arguments(commands.add_parser("prepare", help="check, resample and cache scans"))
     _add_fit_arguments(commands.add_parser("fit", help="start a training"))
-    resume = commands.add_parser("resume", help="continue a training exactly where its checkpoint stands")
+    resume = commands.add_parser(
+        "resume",
+        help="continue a training exactly where its checkpoint stands",
+        description="Continues a training exactly where its checkpoint stands. Device, workers, threads, minutes "
+        "between checkpoints and epochs between validations are those that fit was given, unless given here.",
+    )
     resume.add_argument("out", type=Path, metavar="RUN")
     _add_run_arguments(resume)
     _add_export_arguments(commands.add_parser("export", help="write a bundle"))
@@ -108,15 +113,13 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What may differ between the runs of one training."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    """What may differ between the runs of one training; see ``settings.RunOptions`` for those without a default."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cpu)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes that prepare batches, per loader (default: 1)"
-    )
-    parser.add_argument("--threads", type=int, help="threads of one PyTorch operation")
-    parser.add_argument("--checkpoint-minutes", type=float, default=10.0, metavar="M")
-    parser.add_argument("--validate-every", type=int, default=0, metavar="EPOCHS", help="0: never (default)")
+    parser.add_argument("--workers", type=int, help="processes that prepare batches, per loader (default: 1)")
+    parser.add_argument("--threads", type=int, help="threads of one PyTorch operation (default: the number of cores)")
+    parser.add_argument("--checkpoint-minutes", type=float, metavar="M", help="(default: 10)")
+    parser.add_argument("--validate-every", type=int, metavar="EPOCHS", help="0: never (default)")
     parser.add_argument("--stop-after-minutes", type=float, metavar="M", help="stop this run; resume goes on")
     parser.add_argument("--stop-after-cpu-minutes", type=float, metavar="M", help="CPU time of all runs together")
     parser.add_argument("--stop-at-step", type=int, metavar="N", help="stop after iteration N")

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,8 +34,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     path = folder / CHECKPOINT_FILE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise AppError(f"{path}: cannot be read ({error}); expected a checkpoint of `tools.train fit`") from error
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or "it is empty"
+        raise AppError(f"{path}: cannot be read ({reason}); expected a checkpoint of `tools.train fit`") from error
     if not isinstance(state, dict):
         raise AppError(f"{path}: found {type(state).__name__}; expected the state of a training")
     return state

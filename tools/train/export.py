@@ -10,8 +10,8 @@ from app.errors import UsageError
 from app.plan import Plan
 from tools.convert.bundles import write_bundle
 from tools.train.checkpoint import load_checkpoint
-from tools.train.fit import PLAN_FILE
 from tools.train.planning import TrainPlan, read_train_plan
+from tools.train.settings import PLAN_FILE
 
 Choice = Literal["1", "2", "both"]
 

@@ -1,14 +1,13 @@
 """The training loop: epochs, log, checkpoints, validation, an exact resume."""
 
 import ctypes
-import json
 import logging
 import platform
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from types import FrameType
@@ -17,24 +16,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from app.atomic_files import atomic_file
 from app.errors import AppError
 from tools.train.cache import CaseCache
 from tools.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from tools.train.cps import consistency_weight
 from tools.train.distributed import Rank
-from tools.train.planning import TrainPlan, write_train_plan
+from tools.train.planning import TrainPlan
 from tools.train.running_time import RunningClock
 from tools.train.sampling import BatchLoader
 from tools.train.schedule import Schedule
 from tools.train.trainer import Trainer, TrainerOptions
-from tools.train.training_log import LOG_FILE, append_line, drop_later_lines
+from tools.train.training_log import append_line, drop_later_lines
 from tools.train.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-PLAN_FILE = "train_plan.json"
-OPTIONS_FILE = "options.json"
 
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -60,6 +55,12 @@ class Limits:
     stop_after_cpu_minutes: float | None = None
     stop_at_step: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("stop_after_minutes", "stop_after_cpu_minutes", "stop_at_step"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} {value:g}: expected more than 0")
+
 
 @dataclass
 class Progress:
@@ -75,20 +76,6 @@ class Progress:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
-
-
-def start_folder(folder: Path, plan: TrainPlan, options: TrainerOptions, settings: dict[str, Any]) -> None:
-    """Makes the folder of a new training with its plan and options.
-
-    Raises:
-        AppError: there is a training already.
-    """
-    if (folder / CHECKPOINT_FILE).exists() or (folder / LOG_FILE).exists():
-        raise AppError(f"{folder}: holds a training; expected a new folder. Continue it with `tools.train resume`")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_train_plan(folder / PLAN_FILE, plan)
-    with atomic_file(folder / OPTIONS_FILE) as stream:
-        stream.write((json.dumps({"trainer": asdict(options), **settings}, indent=1) + "\n").encode())
 
 
 class Fit:

@@ -4,8 +4,8 @@ What is not in it are the optimisers; they start anew, with a learning rate that
 """
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,8 @@ from app.atomic_files import atomic_file
 from app.errors import AppError, UsageError
 from tools.train.cache import open_cache
 from tools.train.checkpoint import load_checkpoint, save_checkpoint
-from tools.train.fit import OPTIONS_FILE, PLAN_FILE, start_folder
-from tools.train.planning import parse_train_plan, preprocessing_digest
+from tools.train.planning import parse_train_plan, preprocessing_digest, read_train_plan
+from tools.train.settings import PLAN_FILE, Settings, read_settings, start_folder
 from tools.train.trainer import TrainerOptions
 from tools.train.training_log import LOG_FILE
 
@@ -37,8 +37,8 @@ def pack(run: Path, file: Path) -> None:
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise AppError(f"{run}: weights do not fit float16; the training has diverged")
     record = {
-        "plan": json.loads((run / PLAN_FILE).read_text()),
-        "options": json.loads((run / OPTIONS_FILE).read_text())["trainer"],
+        "plan": asdict(read_train_plan(run / PLAN_FILE)),
+        "options": asdict(read_settings(run).trainer),
         "schedule": state["schedule"],
         "progress": state["progress"],
         "log": (run / LOG_FILE).read_text() if (run / LOG_FILE).exists() else "",
@@ -47,13 +47,13 @@ def pack(run: Path, file: Path) -> None:
         stream.write(save(tensors, metadata={"format": FORMAT, "training": json.dumps(record)}))
 
 
-def unpack(file: Path, run: Path, settings: dict[str, Any]) -> None:
+def unpack(file: Path, run: Path, settings: Settings) -> None:
     """Makes the folder of a training that ``resume`` goes on with.
 
     Args:
         file: written by ``pack``.
         run: new folder.
-        settings: cache, data folder and scans that are held out from now on.
+        settings: cache, data folders and scans that are held out from now on; how networks learn is in the file.
 
     Raises:
         UsageError: the file is none of ``pack``'s, or the cache was prepared with another plan.
@@ -69,8 +69,8 @@ def unpack(file: Path, run: Path, settings: dict[str, Any]) -> None:
         raise UsageError(f"{file}: format {metadata.get('format')}; expected {FORMAT}, as `tools.train pack` writes it")
     record = json.loads(metadata["training"])
     plan = parse_train_plan(json.dumps(record["plan"]), str(file))
-    cache = Path(settings["cache"])
-    if any(case.digest != preprocessing_digest(plan.app) for case in open_cache(cache, settings["hold_out"])):
+    cache = Path(settings.cache)
+    if any(case.digest != preprocessing_digest(plan.app) for case in open_cache(cache, settings.hold_out)):
         raise UsageError(
             f"{cache}: prepared with other organs, spacing, interpolation or intensities than the training in {file}; "
             f"prepare the scans into a new folder with --plan {file}"
@@ -84,7 +84,7 @@ def unpack(file: Path, run: Path, settings: dict[str, Any]) -> None:
         "optimisers": [],
         "scaler": {},
     }
-    start_folder(run, plan, options, settings)
+    start_folder(run, plan, replace(settings, trainer=options))
     save_checkpoint(run, {"trainer": trainer, "schedule": record["schedule"], "progress": record["progress"]})
     (run / LOG_FILE).write_text(record["log"])
 

@@ -73,13 +73,7 @@ class BatchLoader:
     ) -> None:
         if not 0 <= rank < world_size or workers < 0:
             raise ValueError(f"rank {rank} of {world_size}, {workers} workers")
-        chosen = [case for case in cases if case.labelled is labelled or (not labelled and plan.labelled_as_unlabelled)]
-        if not chosen:
-            kind, remedy = "labelled", "Prepare one"
-            if not labelled:
-                kind, remedy = "unlabelled", "Prepare one, set labelled_as_unlabelled=true or train --supervised"
-            raise UsageError(f"no {kind} case among the {len(cases)} of the cache; expected one at least. {remedy}")
-        start = partial(_start, chosen, plan, labelled, seed, rank)
+        start = partial(_start, choose_cases(cases, plan, labelled), plan, labelled, seed, rank)
         self._background: Background[Arrays] | None = Background(start, first_step, workers) if workers else None
         self._batches: Iterator[Arrays] = self._background or _in_place(start, first_step)
 
@@ -99,6 +93,21 @@ class BatchLoader:
         """Ends the workers; may be called again."""
         if self._background:
             self._background.close()
+
+
+def choose_cases(cases: Sequence[CaseCache], plan: TrainPlan, labelled: bool) -> list[CaseCache]:
+    """The cases that labelled or unlabelled batches draw from.
+
+    Raises:
+        UsageError: there is none.
+    """
+    chosen = [case for case in cases if case.labelled is labelled or (not labelled and plan.labelled_as_unlabelled)]
+    if not chosen:
+        kind, remedy = "labelled", "Prepare one, or hold out fewer"
+        if not labelled:
+            kind, remedy = "unlabelled", "Prepare one, set labelled_as_unlabelled=true or train --supervised"
+        raise UsageError(f"no {kind} case among the {len(cases)} to train on; expected one at least. {remedy}")
+    return chosen
 
 
 class BatchMaker:

@@ -46,6 +46,8 @@ class TrainerOptions:
         if not (0 <= self.confidence_threshold < 1 and 0 <= self.ema_decay < 1):
             found = f"confidence {self.confidence_threshold:g} and EMA decay {self.ema_decay:g}"
             raise ValueError(f"{found}: expected numbers from 0 to below 1")
+        if self.supervised and self.confidence_threshold:
+            raise ValueError("--supervised and --confidence: the baseline has no pseudo labels; choose one")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed}: expected 0 or more")
 

@@ -26,7 +26,10 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
     try:
         texts = path.read_text(errors="replace").rstrip("\n").split("\n")
     except OSError as error:
-        raise AppError(f"{path}: cannot be read ({error}); expected the log of `tools.train fit`") from error
+        reason = error.strerror or error
+        raise AppError(
+            f"{path}: cannot be read ({reason}); expected the log of `tools.train fit`, begun after its first epoch"
+        ) from error
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
