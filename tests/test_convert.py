@@ -90,6 +90,8 @@ def test_verify_passes_on_agreement_and_fails_on_another_network(
 ) -> None:
     folder = random_bundle(tmp_path / "bundle", plan_of(SOLID, (8, 16, 24)))
     assert main(["verify", str(folder)]) == 0
+    assert "--scan FILE" in capsys.readouterr().out
+    assert main(["verify", str(folder), "--random", "-1"]) == 2
     plan = plan_of(SOLID, (8, 16, 24))
     torch.manual_seed(1)
     other = {name: value.numpy() for name, value in build_network(plan.network, plan.classes).state_dict().items()}
@@ -102,9 +104,12 @@ def test_verify_passes_on_agreement_and_fails_on_another_network(
     assert "beyond the limits" in capsys.readouterr().out
 
 
-def test_verify_takes_real_scans_smaller_than_the_patch(tmp_path: Path, shared_data: Path) -> None:
+def test_verify_takes_real_scans(tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = random_bundle(tmp_path / "bundle", plan_of(SOLID, (8, 16, 24)))
     assert main(["verify", str(folder), "--scan", str(shared_data / "images" / "ct_002_0000.nii.gz")]) == 0
+    found = capsys.readouterr().out
+    assert [line.split()[1] for line in found.splitlines() if line.startswith("ct_002")] == ["openvino", "onnxruntime"]
+    assert "no real scan" not in found
 
 
 def test_a_missing_bundle_is_exit_4(tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_impossible_arguments_are_refused(arguments: dict[str, Any]) -> None:
         make_phantom(0, **{**COARSE, **arguments})
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--count", "0"], ["--seed", "-1"], ["--shape", "0", "9", "9"], ["--spacing", "1", "nan", "1"]]
+)
+def test_impossible_options_are_named(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path / "phantoms"), *arguments]) == 2
+    assert arguments[0] in capsys.readouterr().err
+    assert not (tmp_path / "phantoms").exists()
+
+
 def test_command_line_writes_what_other_libraries_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path), "--count", "1", "--seed", "5", "--phase", "arterial", "--labels"]) == 0
     image_path, label_path = tmp_path / "images" / "phantom_000_0000.nii.gz", tmp_path / "labels" / "phantom_000.nii.gz"

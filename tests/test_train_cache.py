@@ -392,6 +392,8 @@ def test_scans_that_are_not_in_hounsfield_units_are_a_warning(
 def test_wrong_use(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--workers 0"):
         run(data, tmp_path / "cache", "--workers", "0")
+    with pytest.raises(UsageError, match="--most-unlabelled -1"):
+        run(data, tmp_path / "cache", "--most-unlabelled", "-1")
     plan = make_plan("compact-3d", ("liver", "spleen"))
     write_train_plan(tmp_path / "plan.json", plan)
     parser = argparse.ArgumentParser()

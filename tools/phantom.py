@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from app.atomic_files import atomic_file
 from app.cases import prepare_output_folder
-from app.errors import AppError
+from app.errors import AppError, UsageError
 from app.resampling import resample
 from app.volume import Float32Array, Geometry, LabelArray, Shape, Vector, Volume
 from app.volume_io import write_label_map
@@ -168,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--spacing", type=float, nargs=3, default=DEFAULT_SPACING_ZYX_MM, metavar="MM", help="(z y x)")
     arguments = parser.parse_args(argv)
     try:
+        _check_usage(arguments)
         shape, spacing = tuple(arguments.shape), tuple(arguments.spacing)
         given = (arguments.out, arguments.count, arguments.seed, arguments.phase, arguments.labels)
         for path in write_phantoms(*given, shape, spacing):
@@ -176,6 +177,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    if arguments.count < 1 or arguments.seed < 0:
+        raise UsageError(f"--count {arguments.count} --seed {arguments.seed}: expected 1 or more, and 0 or more")
+    if min(arguments.shape) < 1 or not all(0 < length < np.inf for length in arguments.spacing):
+        raise UsageError(
+            f"--shape {tuple(arguments.shape)} --spacing {tuple(arguments.spacing)}: expected voxels and mm above 0"
+        )
 
 
 def _bent_places(patient: np.random.Generator, shape_zyx: Shape, spacing_zyx_mm: Vector) -> tuple[Float32Array, Vector]:

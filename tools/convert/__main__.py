@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 from app.bundle import load_bundle
-from app.errors import AppError
+from app.errors import AppError, UsageError
 
 _EPILOG = """\
 examples:
   python -m tools.convert nnunet-v1 RESULTS/3d_fullres/TASK/nnUNetTrainerV2__nnUNetPlansv2.1 --out weights/mine
   python -m tools.convert nnunet-v2 RESULTS/DATASET/nnUNetTrainer__nnUNetPlans__3d_fullres --out weights/mine
-  python -m tools.convert verify weights/mine        do all runtimes agree with PyTorch on it?
+  python -m tools.convert verify weights/mine --scan scan.nii.gz    do all runtimes agree with PyTorch on it?
   python -m tools.convert onnx weights/mine          write network.onnx anew from network.safetensors
 then: python -m app --bundle weights/mine --input-dir scans --output-dir labels
 
@@ -177,6 +177,8 @@ def _set_shortcuts(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from tools.convert import verify
 
+    if arguments.random < 0:
+        raise UsageError(f"--random {arguments.random}: expected 0 or more")
     bundle = load_bundle(arguments.bundle)
     patches = verify.random_patches(bundle.plan, arguments.random)
     patches["phantom"] = verify.phantom_patch(bundle.plan)
@@ -195,6 +197,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         f"limits: difference {verify.LARGEST_RELATIVE_DIFFERENCE:g} of the largest logit, "
         f"agreement {verify.SMALLEST_AGREEMENT:g} of the voxels"
     )
+    if not arguments.scan:
+        print("no real scan was among the patches; --scan FILE adds one")
     return 0 if all(result.passed for result in results) else 1
 
 

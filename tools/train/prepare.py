@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.workers < 1:
         raise UsageError(f"--workers {arguments.workers}: expected 1 or more")
+    if arguments.most_unlabelled is not None and arguments.most_unlabelled < 0:
+        raise UsageError(f"--most-unlabelled {arguments.most_unlabelled}: expected 0 or more")
     data = find_training_data(arguments.data, arguments.hold_out, arguments.dataset, arguments.most_unlabelled)
     prepare_output_folder(arguments.out / _CHECKS)
     found = examine_all(data.cases, data.organs, arguments.out, arguments.workers)
