@@ -94,6 +94,17 @@ def test_equations_1_to_3() -> None:
     assert found.agreement.item() == 0.5
 
 
+def test_each_scale_has_its_own_pseudo_labels() -> None:
+    # three scales weigh 2/3, 1/3, 0. Scale 1 as x above: 2.372570. Scale 2: T1 = 0.2, T2 = 0.9, so Y1 = 0, Y2 = 1:
+    # l(T1, 1) + l(T2, 0) = (1.609438 - 0.333339) + (2.302585 - 0.000011) = 3.578673
+    first, second = (
+        one_voxel(0.75) + one_voxel(0.2) + one_voxel(0.5),
+        one_voxel(0.25) + one_voxel(0.9) + one_voxel(0.5),
+    )
+    found = cps_losses((first, second), 1, Target(torch.tensor([[1]])), weight=0.5)
+    assert found.cross.item() == pytest.approx(2 / 3 * 2.372570 + 1 / 3 * 3.578673, abs=4e-6)
+
+
 def test_pseudo_labels_carry_no_gradient() -> None:
     first, second = one_voxel(0.75, 0.1), one_voxel(0.25, 0.4)
     found = cps_losses((first, second), 1, Target(torch.tensor([[1]])), weight=0.5)
