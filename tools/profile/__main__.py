@@ -1,0 +1,198 @@
+"""Command line: ``python -m tools.profile``."""
+
+import argparse
+import re
+import shutil
+import signal
+import sys
+import threading
+from math import isfinite
+from pathlib import Path
+
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
+from tools.profile.container import Container
+from tools.profile.explanation import EPILOG
+from tools.profile.harness import Harness, find_scans, run_cases
+from tools.profile.live import LiveLine
+from tools.profile.measuring import (
+    PICTURE_FILE,
+    PROFILE_FILE,
+    REPORT_FILE,
+    Sampling,
+    describe,
+    prepare_empty_folder,
+    record,
+    write_profile,
+)
+from tools.profile.official import PROTOCOLS
+from tools.profile.runner import Job
+from tools.profile.scopes.gpu import find_gpu
+
+_EXIT_INTERRUPTED, _EXIT_TIMED_OUT = 130, 124
+_STUCK_S = 3600.0  # what the organisers count for a stuck container
+_LIMITS = ("-m", "--memory-swap", "--cpus", "--shm-size")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line without what follows ``--``; ``--help`` explains all of it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.profile",
+        usage="%(prog)s --out DIR [options] -- COMMAND...\n"
+        "       %(prog)s --out DIR [options] --image NAME --inputs DIR\n"
+        "       %(prog)s --again DIR",
+        description="Memory and CPU curves of a command or of FLARE's container runs, with the organisers' figures.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results; new or empty")
+    parser.add_argument(
+        "--again", type=Path, metavar="DIR", help="measure nothing; figures anew from its samples.jsonl"
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no live line on a terminal, no summary of a command"
+    )
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument(
+        "--interval", type=_seconds, default=0.1, metavar="S", help="between samples (default: 0.1, the organisers')"
+    )
+    sampling.add_argument(
+        "--baseline", type=_seconds, default=1.0, metavar="S", help="how long before each start (default: 1)"
+    )
+    sampling.add_argument(
+        "--timeout", type=_seconds, metavar="S", help="stop it then (default: never; 3600 for each case of an image)"
+    )
+    sampling.add_argument(
+        "--gpu-index", type=_index, metavar="N", help="as in nvidia-smi (default: 0 if there is one, else no GPU curve)"
+    )
+    sampling.add_argument("--report", type=Path, metavar="FILE", help="the report of this app that the command writes")
+    image = parser.add_argument_group("image")
+    image.add_argument("--image", metavar="NAME", help="with its tag")
+    image.add_argument("--inputs", type=Path, metavar="DIR", help="folder with *.nii.gz; each is a case")
+    image.add_argument("--team", metavar="NAME", help="of container and files (default: from the image's name)")
+    image.add_argument("--protocol", choices=tuple(PROTOCOLS), default="flare23", help="(default: flare23)")
+    image.add_argument("--stages", action="store_true", help="an image of this app: ask it for its report")
+    image.add_argument("-m", "--memory", dest="m", metavar="SIZE", help="memory limit, such as 8g")
+    image.add_argument("--memory-swap", metavar="SIZE", help="memory and swap; equal to -m: no swap")
+    image.add_argument("--cpus", metavar="N", help="CPU limit, such as 2 or 1.5")
+    image.add_argument("--shm-size", metavar="SIZE", help="of /dev/shm")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    own, command = (words[: (cut := words.index("--"))], words[cut + 1 :]) if "--" in words else (words, [])
+    arguments = build_parser().parse_args(own)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # between runs; within one the runner takes it
+    try:
+        _check_usage(arguments, command)
+        if arguments.again:
+            return _show_again(arguments.again)
+        return _profile_image(arguments) if arguments.image else _profile_command(arguments, command)
+    except AppError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what was measured so far is kept", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+
+
+def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
+    """The command's exit code."""
+    out, report = arguments.out.resolve(), arguments.report
+    prepare_empty_folder(out)
+    sampling = _sampling(arguments, gpu=True)
+    before = _stamp(report)
+    live = LiveLine(Path(command[0]).name, shown=_terminal(arguments))
+    try:
+        ending = record(Job(command, timeout_s=arguments.timeout, after_each=live.show), sampling, out)
+    finally:
+        live.close()
+    if report and _stamp(report) not in (None, before):
+        shutil.copyfile(report, out / REPORT_FILE)
+    _, profile = write_profile(out)
+    if not arguments.quiet:
+        print(f"{describe(profile)}; {out / PROFILE_FILE}, {out / PICTURE_FILE}", file=sys.stderr)
+        if report and profile["no_stages"]:
+            print(f"no stages: {profile['no_stages']} (--report {report})", file=sys.stderr)
+    return _EXIT_TIMED_OUT if ending.reason == "timeout" else ending.exit_code
+
+
+def _profile_image(arguments: argparse.Namespace) -> int:
+    protocol = PROTOCOLS[arguments.protocol]
+    scans = find_scans(arguments.inputs)
+    given = {option: getattr(arguments, option.lstrip("-").replace("-", "_")) for option in _LIMITS}
+    limits = {option: value for option, value in given.items() if value is not None}
+    team = arguments.team or _team_of(arguments.image)
+    container = Container(arguments.image, team, protocol, limits, arguments.stages)
+    timeout_s = arguments.timeout or _STUCK_S
+    harness = Harness(container, _sampling(arguments, protocol.gpu), arguments.out, timeout_s, _terminal(arguments))
+    interrupted = run_cases(harness, scans)
+    print(f"{harness.folder / f'{team}_Efficiency.csv'}")
+    if interrupted is not None:
+        return interrupted
+    return EXIT_OK if all(result.status == "ok" for result in harness.results) else EXIT_CASE_FAILED
+
+
+def _show_again(folder: Path) -> int:
+    _, profile = write_profile(folder)
+    print(describe(profile))
+    return EXIT_OK
+
+
+def _sampling(arguments: argparse.Namespace, gpu: bool) -> Sampling:
+    found, reason = find_gpu(arguments.gpu_index) if gpu else (None, f"protocol {arguments.protocol} has no GPU")
+    return Sampling(arguments.interval, arguments.baseline, found, reason)
+
+
+def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
+    if sum(map(bool, (command, arguments.image, arguments.again))) != 1:
+        raise UsageError("expected one of: -- COMMAND..., --image NAME with --inputs DIR, --again DIR; see --help")
+    if not arguments.again and arguments.out is None:
+        raise UsageError("--out DIR is missing; expected a new folder for the results")
+    if bool(arguments.image) != bool(arguments.inputs):
+        raise UsageError("expected --image NAME and --inputs DIR together")
+    if arguments.interval == 0:
+        raise UsageError("--interval 0: expected more than 0 s")
+    if arguments.team and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", arguments.team):
+        raise UsageError(
+            f"--team {arguments.team!r}: expected lower-case letters and digits, as Docker names containers"
+        )
+
+
+def _team_of(image: str) -> str:
+    """``team`` of ``registry:5000/some/team:latest``."""
+    return image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+
+
+def _terminal(arguments: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() and not arguments.quiet
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Tells a file that was written anew from the one that was there before; None if there is none."""
+    if path is None or not path.exists():
+        return None
+    facts = path.stat()
+    return facts.st_ino, facts.st_mtime_ns
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more")
+    return value
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

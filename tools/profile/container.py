@@ -1,0 +1,94 @@
+"""Docker: the organisers' command for one case, and how a container is stopped."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import DeviceError
+from tools.profile.measuring import REPORT_FILE
+from tools.profile.official import Protocol
+
+_ANSWER_S = 120.0
+
+
+@dataclass(frozen=True)
+class Container:
+    """How every case's container is started.
+
+    Attributes:
+        image: with its tag.
+        team: name of the container and of the files.
+        protocol: the challenge's.
+        limits: options for ``docker container run`` in place of or besides the protocol's.
+        stages: gives predict.sh ``--report``, for an image of this app.
+    """
+
+    image: str
+    team: str
+    protocol: Protocol
+    limits: dict[str, str]
+    stages: bool = False
+
+    def command(self, inputs: Path, outputs: Path, id_file: Path, report: Path, gpu_index: int | None) -> list[str]:
+        """The organisers' command, with ``--cidfile`` so that the container's counters can be found."""
+        command = ["docker", "container", "run"]
+        command += [f"--gpus=device={gpu_index}"] if gpu_index is not None else []
+        command += [part for option in self.all_limits().items() for part in option]
+        command += ["--name", self.team, "--rm", "--cidfile", str(id_file)]
+        command += ["-v", f"{inputs}/:/workspace/inputs/", "-v", f"{outputs}/:/workspace/outputs/"]
+        command += ["-v", f"{report}/:/report/"] if self.stages else []
+        predict = f"sh predict.sh --report /report/{REPORT_FILE}" if self.stages else "sh predict.sh"
+        return [*command, self.image, "/bin/bash", "-c", predict]
+
+    def all_limits(self) -> dict[str, str]:
+        """The protocol's, where no others were given."""
+        protocol = {"--shm-size": self.protocol.shm_size, "-m": self.protocol.memory}
+        return {name: value for name, value in protocol.items() if value is not None} | self.limits
+
+    def image_id(self) -> str:
+        """The image's digest; a missing image would be looked for in a registry, within the measured time.
+
+        Raises:
+            DeviceError: no Docker, no engine or no such image.
+        """
+        found = _docker("image", "inspect", "--format", "{{.Id}}", self.image)
+        if found.returncode:
+            lines = found.stderr.strip().splitlines() or ["docker image inspect failed"]
+            raise DeviceError(f"{self.image}: {lines[-1]}; expected an image that `docker image ls` lists")
+        return found.stdout.strip()
+
+
+class ContainerStop:
+    """Ends a container. Docker's client does not end one whose first process ignores signals, as a shell does."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._kill: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, _signal: int) -> None:
+        """Starts ``docker container kill`` and does not wait: the sampler goes on."""
+        command = ["docker", "container", "kill", self._name]
+        self._kill = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def finish(self, ended: bool) -> None:
+        """Makes sure that nothing is left of a container that was stopped, or whose run was not seen to end.
+
+        Raises:
+            DeviceError: the engine does not answer.
+        """
+        if ended and self._kill is None:
+            return
+        _docker("container", "rm", "--force", self._name)
+        if self._kill:
+            self._kill.wait()
+
+
+def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["docker", *arguments], capture_output=True, encoding="utf-8", timeout=_ANSWER_S, check=False
+        )
+    except FileNotFoundError as error:
+        raise DeviceError("docker: not installed; expected Docker's command line and an engine") from error
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(f"docker {arguments[0]} {arguments[1]}: no answer for {_ANSWER_S:.0f} s") from error

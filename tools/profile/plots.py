@@ -1,0 +1,119 @@
+"""Pictures of a recording: the organisers' three, and one with all curves and the stages as bands."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from app.atomic_files import atomic_file
+from app.report import Span
+from tools.profile.recording import Recording, Sample
+
+_LINES = {"tree": "process tree", "container": "container"}
+_HOST_COLOUR, _OWN_COLOUR, _GPU_COLOUR = "0.6", "tab:blue", "tab:green"
+
+Points = list[tuple[float, float]]
+
+
+def draw_profile(recording: Recording, stages: Sequence[Span], path: Path) -> None:
+    """CPU, memory and, where there is one, GPU memory over the seconds since the first sample of the run.
+
+    ``stages`` are shaded, each in a colour of its own; none leaves the ground white.
+    """
+    samples = recording.during("run", "end")
+    start, own = samples[0], _LINES[recording.header.scope]
+    figure, panels = _panels(3 if recording.header.gpu else 2)
+    lines = [
+        (panels[0], _cores(samples, "host_busy_s"), "host", _HOST_COLOUR),
+        (panels[0], _cores(samples, "cpu_s"), own, _OWN_COLOUR),
+        (panels[1], _values(samples, "host_memory_mib"), "host", _HOST_COLOUR),
+        (panels[1], _values(samples, "memory_mib"), own, _OWN_COLOUR),
+    ]
+    if recording.header.gpu:
+        lines.append((panels[2], _values(samples, "gpu_mib"), "device", _GPU_COLOUR))
+    for axes, points, label, colour in lines:
+        times, values = [time for time, _ in points], [value for _, value in points]
+        axes.plot(times, values, color=colour, label=label, linewidth=1)
+    for axes, unit in zip(panels, ("cores in use", "memory, MiB", "GPU memory, MiB"), strict=False):
+        axes.set_ylabel(unit, fontsize=8)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=7, loc="upper left")
+    _shade(figure, panels, stages, start.unix_s)
+    panels[-1].set_xlabel("s", fontsize=8)
+    figure.suptitle(_title(recording.header.command), fontsize=8)
+    _save(figure, path, dpi=110)
+
+
+def draw_official(content: dict[str, Any], stem: str, folder: Path, interval_s: float) -> None:
+    """``<stem>_CPU-Time.png`` and the two others of the organisers, over sample number times interval."""
+    used = [100 - idle for _, _, idle in content["cpu_list"]]
+    curves = {
+        "CPU": (used, "CPU Utilization (%)", 100),
+        "RAM": (content["RAM_list"], "RAM (MB)", 100),
+        "GPU": (content["gpu_memory"], "GPU Memory (MB)", 300),
+    }
+    for name, (values, label, dpi) in curves.items():
+        if not values:  # no GPU
+            continue
+        figure, (axes,) = _panels(1)
+        axes.plot([index * interval_s for index in range(len(values))], values, "b")
+        axes.set_xlabel("Time (s)", fontsize="large")
+        axes.set_ylabel(label, fontsize="large")
+        _save(figure, folder / f"{stem}_{name}-Time.png", dpi)
+
+
+def _values(samples: Sequence[Sample], name: str) -> Points:
+    """(seconds since the first sample, value) where there is one."""
+    found = [(sample.monotonic_s - samples[0].monotonic_s, getattr(sample, name)) for sample in samples]
+    return [(time, value) for time, value in found if value is not None]
+
+
+def _cores(samples: Sequence[Sample], name: str) -> Points:
+    """Slopes of a cumulative time: each lies in the middle between its two samples."""
+    return [
+        ((early + late) / 2, (more - less) / (late - early))
+        for (early, less), (late, more) in pairwise(_values(samples, name))
+        if late > early
+    ]
+
+
+def _shade(figure: Any, panels: list[Any], stages: Sequence[Span], start_unix_s: float) -> None:
+    from matplotlib import colormaps
+    from matplotlib.patches import Patch
+
+    names = list(dict.fromkeys(span.stage for span in stages))
+    colours = {name: colormaps["tab20"](index % 20) for index, name in enumerate(names)}
+    for span in stages:
+        for axes in panels:
+            axes.axvspan(
+                span.start_unix_s - start_unix_s,
+                span.end_unix_s - start_unix_s,
+                color=colours[span.stage],
+                alpha=0.3,
+                linewidth=0,
+            )
+    if names:
+        keys = [Patch(color=colours[name], alpha=0.3, label=name) for name in names]
+        figure.legend(handles=keys, fontsize=7, loc="outside right upper")
+
+
+def _title(command: Sequence[str]) -> str:
+    text = " ".join(command)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _panels(count: int) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1 + 2.2 * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0])
+    for axes in panels:
+        axes.tick_params(labelsize=7)
+    return figure, panels
+
+
+def _save(figure: Any, path: Path, dpi: int) -> None:
+    with atomic_file(path) as stream:
+        figure.savefig(stream, format="png", dpi=dpi)

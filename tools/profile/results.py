@@ -1,0 +1,127 @@
+"""What became of the cases of a harness run: the verdict on each, the organisers' table, and the details."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from app.atomic_files import atomic_file
+from tools.profile.container import Container
+from tools.profile.official import Cell, Figures, write_table
+from tools.profile.recording import Ending
+
+HARNESS_SCHEMA_VERSION = 1
+HARNESS_FILE, DETAILS, DETAILS_FILE = "harness.json", "details", "details.csv"
+
+Status = Literal["ok", "stuck", "failed", "interrupted"]
+
+_KILLED = 137
+_DETAIL_COLUMNS = (
+    "Name",
+    "Status",
+    "ExitCode",
+    "Time",
+    "ContainerPeak_MiB",
+    "ContainerArea_MiBs",
+    "ContainerCPU_core_s",
+    "HostCPUAboveBaseline_core_s",
+    "GPUAreaAbove2048_MiBs",
+    "Sampler_percent_of_core",
+    "Notes",
+)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case.
+
+    Attributes:
+        stem: the scan's name up to its first dot, as the organisers name their files.
+        status: ``stuck`` ran into the time-out; ``failed`` has an exit code or no label map; ``interrupted`` says
+            nothing about the image.
+        measured: before any penalty.
+        profile: content of ``profile.json``.
+        notes: what is not as the challenge expects it.
+    """
+
+    stem: str
+    status: Status
+    measured: Figures
+    profile: dict[str, Any]
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        """As the organisers' table has it."""
+        return f"{self.stem}.nii.gz"
+
+    def scored(self) -> Figures | None:
+        """With the penalty that the status brings; None if the case does not count."""
+        if self.status == "interrupted":
+            return None
+        return self.measured if self.status == "ok" else self.measured.penalised()
+
+
+def judge(ending: Ending, expected: str, made: set[str], left: set[str]) -> tuple[Status, list[str]]:
+    """(what becomes of a case, what is not as the challenge expects it).
+
+    Args:
+        ending: of its container.
+        expected: name of the label map.
+        made: names that are new in outputs.
+        left: names that are new in inputs.
+    """
+    notes = [f"no label map: expected outputs/{expected}"] if expected not in made else []
+    notes += [f"outputs/{name}: nothing but the label map may be left there" for name in sorted(made - {expected})]
+    notes += [f"inputs/{name}: nothing may be left there" for name in sorted(left)]
+    if ending.reason == "signal":
+        return "interrupted", notes
+    if ending.reason == "timeout":
+        return "stuck", [f"stopped after {ending.wall_s:.0f} s", *notes]
+    if ending.exit_code:
+        hint = "; 137 is SIGKILL, as when the memory limit is passed" if ending.exit_code == _KILLED else ""
+        notes = [f"exit code {ending.exit_code}, see log.txt in details{hint}", *notes]
+    return "failed" if ending.exit_code or expected not in made else "ok", notes
+
+
+def write_results(folder: Path, container: Container, facts: dict[str, Any], results: Sequence[CaseResult]) -> None:
+    """Writes the organisers' table, ``details/details.csv`` and ``harness.json``, which has ``facts`` in it."""
+    results = sorted(results, key=lambda result: result.stem)
+    columns = container.protocol.columns
+    rows = {result.stem: scored.row(result.name) for result in results if (scored := result.scored())}
+    write_table(columns, list(rows.values()), folder / f"{container.team}_Efficiency.csv")
+    write_table(_DETAIL_COLUMNS, [_detail_row(result) for result in results], folder / DETAILS / DETAILS_FILE)
+    cases = [
+        {
+            "stem": result.stem,
+            "status": result.status,
+            "notes": result.notes,
+            "folder": f"{DETAILS}/{result.stem}",
+            "measured": asdict(result.measured),
+            "row": dict(zip(columns, rows[result.stem], strict=True)) if result.stem in rows else None,
+        }
+        for result in results
+    ]
+    content = {"schema_version": HARNESS_SCHEMA_VERSION, **facts, "cases": cases}
+    with atomic_file(folder / HARNESS_FILE) as stream:
+        stream.write(json.dumps(content, indent=2).encode())
+
+
+def _detail_row(result: CaseResult) -> list[Cell]:
+    profile = result.profile
+    own, gpu, ending = profile["own"], profile["gpu"] or {}, profile["ending"]
+    memory = own["memory"] or {}
+    return [
+        result.name,
+        result.status,
+        ending["exit_code"],
+        ending["wall_s"],
+        memory.get("peak_mib"),
+        memory.get("area_trapezoid"),
+        own["cpu"]["core_s"],
+        profile["host"]["cpu"]["core_s_above_baseline"],
+        gpu.get("area_sum_above_2048"),
+        profile["sampler"]["cpu_percent_of_a_core"],
+        "; ".join(result.notes),
+    ]

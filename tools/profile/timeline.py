@@ -1,0 +1,158 @@
+"""The stages of the app's report beside the curves: which of them holds the memory, which the CPU."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.errors import FolderError
+from app.report import Span
+from tools.profile.recording import Recording, Sample
+
+START_UP, BETWEEN, EXIT = "start-up", "between", "exit"
+_CLOCK_S = 1.0  # that a clock which is being set may differ by
+
+Curve = npt.NDArray[np.float64]  # (2, points): times, values
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """What one stage took, over all its spans. None is what was not measured.
+
+    Attributes:
+        stage: the report's name; start-up, between and exit are what no stage covers.
+        memory_mib: mean over its time.
+        memory_peak_mib: largest sample or interpolated edge.
+        memory_change_mib: what it left behind: sum of last minus first over its spans.
+        cpu_s: of the process tree or the container.
+        cores: cpu_s per second.
+        gpu_peak_mib: of the whole device.
+    """
+
+    stage: str
+    seconds: float
+    memory_mib: float | None
+    memory_peak_mib: float | None
+    memory_change_mib: float | None
+    cpu_s: float | None
+    cores: float | None
+    gpu_peak_mib: float | None
+
+
+def read_spans(path: Path) -> tuple[list[Span], Span | None]:
+    """(stages of all cases in order of time, when the network was loaded beside them) of a report of the app.
+
+    Raises:
+        FolderError: there is no such report, or it does not tell when its stages ran.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        spans = [Span(**span) for case in report["cases"] for span in case["spans"]]
+        loading = report["network_load_span"]
+        return sorted(spans, key=lambda span: span.start_unix_s), Span(**loading) if loading else None
+    except OSError as error:
+        raise FolderError(f"{path}: {error.strerror}; expected what `python -m app --report` writes") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{path}: tells no spans of stages; expected a report of this app (--report)") from error
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What the app's report says about when it did what.
+
+    Attributes:
+        spans: the whole run, from start to end of the command, as stages without gaps.
+        loading: when the network was loaded beside them.
+    """
+
+    spans: list[Span]
+    loading: Span | None
+
+
+def read_timeline(report: Path, recording: Recording) -> Timeline:
+    """The timeline of a recorded run.
+
+    Raises:
+        FolderError: there is no such report, it tells no spans, or it is of another run.
+    """
+    spans, loading = read_spans(report)
+    start, end = recording.start_unix_s, recording.start_unix_s + recording.seconds
+    if any(span.start_unix_s < start - _CLOCK_S or span.end_unix_s > end + _CLOCK_S for span in spans):
+        raise FolderError(f"{report}: its stages did not run while the command did; expected the report of this run")
+    return Timeline(partition(spans, start, end), loading)
+
+
+def partition(spans: Sequence[Span], start_unix_s: float, end_unix_s: float) -> list[Span]:
+    """The whole run without gaps: start-up, the stages with what lies between them, exit.
+
+    Of a run from 10 to 20 s with read from 12 to 13 and write from 15 to 19, that is start-up 10 to 12, read, between
+    13 to 15, write, exit 19 to 20.
+    """
+    found: list[Span] = []
+    now, gap = start_unix_s, START_UP
+    for span in spans:
+        if span.start_unix_s > now:
+            found.append(Span(gap, now, span.start_unix_s))
+        found.append(span)
+        now, gap = max(now, span.end_unix_s), BETWEEN
+    if end_unix_s > now:
+        found.append(Span(EXIT if spans else START_UP, now, end_unix_s))
+    return found
+
+
+def stage_table(spans: Sequence[Span], recording: Recording) -> list[StageUse]:
+    """One row a stage, in order of its first appearance."""
+    samples = recording.during("run", "end")
+    curves = {name: _curve(samples, name) for name in ("memory_mib", "cpu_s", "gpu_mib")}
+    by_stage: dict[str, list[Span]] = {}
+    for span in spans:
+        by_stage.setdefault(span.stage, []).append(span)
+    return [_use(stage, found, curves) for stage, found in by_stage.items()]
+
+
+def largest(rows: Sequence[StageUse], field: str) -> str | None:
+    """The stage with the largest value of a field; None if no stage has one."""
+    known: list[tuple[Any, str]] = [(value, row.stage) for row in rows if (value := getattr(row, field)) is not None]
+    return max(known)[1] if known else None
+
+
+def _use(stage: str, spans: list[Span], curves: dict[str, Curve]) -> StageUse:
+    seconds = sum(span.end_unix_s - span.start_unix_s for span in spans)
+    memory, cpu, gpu = ([_cut(curves[name], span) for span in spans] for name in ("memory_mib", "cpu_s", "gpu_mib"))
+    known = curves["memory_mib"].size > 0
+    area = sum(float(np.trapezoid(values, times)) for times, values in memory)
+    cpu_s = sum(float(values[-1] - values[0]) for _, values in cpu) if curves["cpu_s"].size else None
+    return StageUse(
+        stage=stage,
+        seconds=seconds,
+        memory_mib=area / seconds if known and seconds else None,
+        memory_peak_mib=_peak(memory),
+        memory_change_mib=sum(float(values[-1] - values[0]) for _, values in memory) if known else None,
+        cpu_s=cpu_s,
+        cores=cpu_s / seconds if cpu_s is not None and seconds else None,
+        gpu_peak_mib=_peak(gpu),
+    )
+
+
+def _curve(samples: list[Sample], name: str) -> Curve:
+    """float64 (2, samples): Unix times and values, of the samples that have one."""
+    points = [(sample.unix_s, value) for sample in samples if (value := getattr(sample, name)) is not None]
+    return np.array(points, dtype=np.float64).reshape(-1, 2).T
+
+
+def _cut(curve: Curve, span: Span) -> Curve:
+    """The part of a curve within a span, straight between samples; an empty curve stays empty."""
+    times, values = curve
+    if not times.size:
+        return curve
+    inside = (times > span.start_unix_s) & (times < span.end_unix_s)
+    cut = np.array([span.start_unix_s, *times[inside], span.end_unix_s])
+    return np.array([cut, np.interp(cut, times, values)])
+
+
+def _peak(curves: list[Curve]) -> float | None:
+    return max((float(values.max()) for _, values in curves if values.size), default=None)
