@@ -10,10 +10,9 @@ from math import isfinite
 from pathlib import Path
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
-from tools.profile.container import Container
+from tools.profile.container import Container, team_of
 from tools.profile.explanation import EPILOG
 from tools.profile.harness import Harness, find_scans, run_cases
-from tools.profile.live import LiveLine
 from tools.profile.measuring import (
     PICTURE_FILE,
     PROFILE_FILE,
@@ -48,9 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--again", type=Path, metavar="DIR", help="measure nothing; figures anew from its samples.jsonl"
     )
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="no live line on a terminal, no summary of a command"
-    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no summary of a command, no live line for an image")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
         "--interval", type=_seconds, default=0.1, metavar="S", help="between samples (default: 0.1, the organisers')"
@@ -104,11 +101,7 @@ def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
     prepare_empty_folder(out)
     sampling = _sampling(arguments, gpu=True)
     before = _stamp(report)
-    live = LiveLine(Path(command[0]).name, shown=_terminal(arguments))
-    try:
-        ending = record(Job(command, timeout_s=arguments.timeout, after_each=live.show), sampling, out)
-    finally:
-        live.close()
+    ending = record(Job(command, timeout_s=arguments.timeout), sampling, out)
     if report and _stamp(report) not in (None, before):
         shutil.copyfile(report, out / REPORT_FILE)
     _, profile = write_profile(out)
@@ -124,14 +117,15 @@ def _profile_image(arguments: argparse.Namespace) -> int:
     scans = find_scans(arguments.inputs)
     given = {option: getattr(arguments, option.lstrip("-").replace("-", "_")) for option in _LIMITS}
     limits = {option: value for option, value in given.items() if value is not None}
-    team = arguments.team or _team_of(arguments.image)
+    team = arguments.team or team_of(arguments.image)
     container = Container(arguments.image, team, protocol, limits, arguments.stages)
     timeout_s = arguments.timeout or _STUCK_S
-    harness = Harness(container, _sampling(arguments, protocol.gpu), arguments.out, timeout_s, _terminal(arguments))
-    interrupted = run_cases(harness, scans)
-    print(f"{harness.folder / f'{team}_Efficiency.csv'}")
-    if interrupted is not None:
-        return interrupted
+    live = sys.stderr.isatty() and not arguments.quiet
+    harness = Harness(container, _sampling(arguments, protocol.gpu), arguments.out, timeout_s, live)
+    complete = run_cases(harness, scans)
+    print(harness.folder / f"{team}_Efficiency.csv")
+    if not complete:
+        return _EXIT_INTERRUPTED
     return EXIT_OK if all(result.status == "ok" for result in harness.results) else EXIT_CASE_FAILED
 
 
@@ -159,15 +153,6 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
         raise UsageError(
             f"--team {arguments.team!r}: expected lower-case letters and digits, as Docker names containers"
         )
-
-
-def _team_of(image: str) -> str:
-    """``team`` of ``registry:5000/some/team:latest``."""
-    return image.rpartition("/")[2].partition("@")[0].partition(":")[0]
-
-
-def _terminal(arguments: argparse.Namespace) -> bool:
-    return sys.stderr.isatty() and not arguments.quiet
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:

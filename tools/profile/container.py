@@ -58,6 +58,11 @@ class Container:
         return found.stdout.strip()
 
 
+def team_of(image: str) -> str:
+    """``team`` of ``registry:5000/some/team:latest``."""
+    return image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+
+
 class ContainerStop:
     """Ends a container. Docker's client does not end one whose first process ignores signals, as a shell does."""
 

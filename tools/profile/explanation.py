@@ -36,6 +36,6 @@ examples:
   python -m tools.profile --again p1
 
 exit codes of a command: its own; 124 it ran into --timeout; 127 it could not be started
-exit codes of an image: 0 all cases ok; 1 some case failed or was stuck; 130 or 143 interrupted
+exit codes of an image: 0 all cases ok; 1 some case failed or was stuck; 130 interrupted
 of both: 2 wrong use; 3 a folder cannot be read or written; 4 no Docker, no such image, no such GPU
 """

@@ -137,8 +137,8 @@ def label_map_name(scan: Path) -> str:
     return scan.name
 
 
-def run_cases(harness: Harness, scans: Sequence[Path]) -> int | None:
-    """Measures the cases one after another and prints a line for each; the exit code if it was interrupted."""
+def run_cases(harness: Harness, scans: Sequence[Path]) -> bool:
+    """Measures the cases one after another and prints a line for each; False if it was interrupted."""
     start = time.monotonic()
     for done, scan in enumerate(scans):
         left = f", {(time.monotonic() - start) / done * (len(scans) - done):.0f} s to go" if done else ""
@@ -147,8 +147,8 @@ def run_cases(harness: Harness, scans: Sequence[Path]) -> int | None:
         for note in result.notes:
             print(f"    {note}", flush=True)
         if result.status == "interrupted":
-            return int(result.profile["ending"]["exit_code"])
-    return None
+            return False
+    return True
 
 
 def _names(folder: Path) -> set[str]:

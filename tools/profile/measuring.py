@@ -104,7 +104,8 @@ def describe(profile: dict[str, Any]) -> str:
     parts += [] if core_s is None else [f"{core_s:.2f} CPU s"]
     parts.append(f"GPU peak {gpu['peak_mib']:.0f} MiB" if gpu else f"no GPU curve ({_no_gpu(profile)})")
     if stages := profile["stages"]:
-        parts.append(f"memory peak in {stages['memory_peak_in']}, most CPU in {stages['most_cpu_in']}")
+        keys = {"most_memory_in": "most memory", "memory_peak_in": "its peak", "most_cpu_in": "most CPU"}
+        parts += [f"{text} in {stages[key]}" for key, text in keys.items() if stages[key]]
     return ", ".join(parts)
 
 

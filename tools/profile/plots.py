@@ -18,29 +18,33 @@ Points = list[tuple[float, float]]
 def draw_profile(recording: Recording, stages: Sequence[Span], path: Path) -> None:
     """CPU, memory and, where there is one, GPU memory over the seconds since the first sample of the run.
 
-    ``stages`` are shaded, each in a colour of its own; none leaves the ground white.
+    Host and command have panels of their own for memory: a busy machine's would flatten the command's. ``stages`` are
+    shaded, each in a colour of its own; none leaves the ground white.
     """
     samples = recording.during("run", "end")
-    start, own = samples[0], _LINES[recording.header.scope]
-    figure, panels = _panels(3 if recording.header.gpu else 2)
-    lines = [
-        (panels[0], _cores(samples, "host_busy_s"), "host", _HOST_COLOUR),
-        (panels[0], _cores(samples, "cpu_s"), own, _OWN_COLOUR),
-        (panels[1], _values(samples, "host_memory_mib"), "host", _HOST_COLOUR),
-        (panels[1], _values(samples, "memory_mib"), own, _OWN_COLOUR),
+    own = _LINES[recording.header.scope]
+    panels: list[tuple[str, list[tuple[str, Points, str]]]] = [
+        (
+            "cores in use",
+            [("host", _cores(samples, "host_busy_s"), _HOST_COLOUR), (own, _cores(samples, "cpu_s"), _OWN_COLOUR)],
+        ),
+        ("memory, MiB", [(own, _values(samples, "memory_mib"), _OWN_COLOUR)]),
+        ("memory, MiB", [("host", _values(samples, "host_memory_mib"), _HOST_COLOUR)]),
     ]
     if recording.header.gpu:
-        lines.append((panels[2], _values(samples, "gpu_mib"), "device", _GPU_COLOUR))
-    for axes, points, label, colour in lines:
-        times, values = [time for time, _ in points], [value for _, value in points]
-        axes.plot(times, values, color=colour, label=label, linewidth=1)
-    for axes, unit in zip(panels, ("cores in use", "memory, MiB", "GPU memory, MiB"), strict=False):
+        panels.append(("GPU memory, MiB", [("device", _values(samples, "gpu_mib"), _GPU_COLOUR)]))
+    figure, all_axes = _panels(len(panels))
+    for axes, (unit, lines) in zip(all_axes, panels, strict=True):
+        for label, points, colour in lines:
+            times, values = [time for time, _ in points], [value for _, value in points]
+            axes.plot(times, values, color=colour, label=label, linewidth=1)
         axes.set_ylabel(unit, fontsize=8)
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7, loc="upper left")
-    _shade(figure, panels, stages, start.unix_s)
-    panels[-1].set_xlabel("s", fontsize=8)
-    figure.suptitle(_title(recording.header.command), fontsize=8)
+        axes.set_xmargin(0)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    _shade(figure, all_axes, stages, samples[0].unix_s)
+    all_axes[-1].set_xlabel("s", fontsize=8)
+    figure.suptitle(_title(recording.header.command), fontsize=8, parse_math=False)
     _save(figure, path, dpi=110)
 
 
@@ -82,7 +86,8 @@ def _shade(figure: Any, panels: list[Any], stages: Sequence[Span], start_unix_s:
     from matplotlib.patches import Patch
 
     names = list(dict.fromkeys(span.stage for span in stages))
-    colours = {name: colormaps["tab20"](index % 20) for index, name in enumerate(names)}
+    shades = [*range(0, 20, 2), *range(1, 20, 2)]  # the ten full colours first, then their pale twins
+    colours = {name: colormaps["tab20"](shades[index % 20]) for index, name in enumerate(names)}
     for span in stages:
         for axes in panels:
             axes.axvspan(
@@ -94,11 +99,11 @@ def _shade(figure: Any, panels: list[Any], stages: Sequence[Span], start_unix_s:
             )
     if names:
         keys = [Patch(color=colours[name], alpha=0.3, label=name) for name in names]
-        figure.legend(handles=keys, fontsize=7, loc="outside right upper")
+        figure.legend(handles=keys, fontsize=7, loc="outside lower center", ncols=min(len(keys), 6))
 
 
 def _title(command: Sequence[str]) -> str:
-    text = " ".join(command)
+    text = " ".join(" ".join(command).split())
     return text if len(text) <= 120 else text[:117] + "..."
 
 
@@ -106,7 +111,7 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1 + 2.2 * count), layout="constrained")
+    figure = Figure(figsize=(9, 1.2 + 1.8 * count), layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0])
     for axes in panels:

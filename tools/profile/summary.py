@@ -145,6 +145,7 @@ def _stages(recording: Recording, timeline: Timeline) -> dict[str, Any]:
     return {
         "table": [asdict(row) for row in table],
         "memory_peak_in": largest(table, "memory_peak_mib"),
+        "most_memory_in": largest(table, "memory_area"),
         "most_cpu_in": largest(table, "cpu_s"),
         "network_loaded_beside": asdict(stage_table([loading], recording)[0]) if loading else None,
         "spans": [asdict(span) for span in timeline.spans],

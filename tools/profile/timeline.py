@@ -26,6 +26,7 @@ class StageUse:
     Attributes:
         stage: the report's name; start-up, between and exit are what no stage covers.
         memory_mib: mean over its time.
+        memory_area: MiB s.
         memory_peak_mib: largest sample or interpolated edge.
         memory_change_mib: what it left behind: sum of last minus first over its spans.
         cpu_s: of the process tree or the container.
@@ -36,6 +37,7 @@ class StageUse:
     stage: str
     seconds: float
     memory_mib: float | None
+    memory_area: float | None
     memory_peak_mib: float | None
     memory_change_mib: float | None
     cpu_s: float | None
@@ -115,9 +117,9 @@ def stage_table(spans: Sequence[Span], recording: Recording) -> list[StageUse]:
 
 
 def largest(rows: Sequence[StageUse], field: str) -> str | None:
-    """The stage with the largest value of a field; None if no stage has one."""
-    known: list[tuple[Any, str]] = [(value, row.stage) for row in rows if (value := getattr(row, field)) is not None]
-    return max(known)[1] if known else None
+    """The stage with the largest value of a field, the first of several; None if no stage has one."""
+    known: dict[str, Any] = {row.stage: value for row in rows if (value := getattr(row, field)) is not None}
+    return max(known, key=known.__getitem__) if known else None
 
 
 def _use(stage: str, spans: list[Span], curves: dict[str, Curve]) -> StageUse:
@@ -130,6 +132,7 @@ def _use(stage: str, spans: list[Span], curves: dict[str, Curve]) -> StageUse:
         stage=stage,
         seconds=seconds,
         memory_mib=area / seconds if known and seconds else None,
+        memory_area=area if known else None,
         memory_peak_mib=_peak(memory),
         memory_change_mib=sum(float(values[-1] - values[0]) for _, values in memory) if known else None,
         cpu_s=cpu_s,

@@ -1,0 +1,349 @@
+"""FLARE's harness: with a stand-in for Docker that runs on the host, and with the real one."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_container import BASE_IMAGE
+from tools.profile.__main__ import main
+from tools.profile.container import Container, team_of
+from tools.profile.official import PROTOCOLS
+from tools.profile.recording import Ending, Reason, read_recording
+from tools.profile.results import judge
+
+# What the scan's name asks for. As PID 1 of a container it is deaf to SIGTERM, which the first line makes true here.
+PREDICT_SH = """\
+trap '' TERM INT
+name=$(basename inputs/*_0000.nii.gz _0000.nii.gz)
+case $name in
+    fail*) echo 'something broke' >&2; exit 3 ;;
+    silent*) exit 0 ;;
+    stuck*) echo waiting; sleep 60; exit 0 ;;
+    litter*) touch outputs/log.txt inputs/cache ;;
+    load*) python3 -c '
+import time
+held = b"x" * (200 << 20)
+time.sleep(2)
+while time.process_time() < 1: pass' ;;
+esac
+cp "inputs/${name}_0000.nii.gz" "outputs/$name.nii.gz"
+"""
+# Understands what the harness says; a container is a folder with links to what -v names, and predict.sh's process.
+FAKE_DOCKER = """\
+import json, os, pathlib, signal, subprocess, sys, time
+home = pathlib.Path(__file__).parent
+words = sys.argv[1:]
+with (home / "calls").open("a") as stream:
+    stream.write(json.dumps(words) + "\\n")
+if words[:2] == ["image", "inspect"]:
+    if words[-1] == "missing:latest":
+        sys.exit("Error: No such image: missing:latest")
+    print("sha256:1234")
+elif words[:2] == ["container", "kill"]:
+    os.kill(int((home / words[2]).read_text()), signal.SIGKILL)
+elif words[:2] == ["container", "run"]:
+    if (home / "broken").exists():
+        print("docker: Error response from daemon: Conflict.", file=sys.stderr)
+        sys.exit(125)
+    options = words[2:words.index("/bin/bash")]
+    value = lambda name: options[options.index(name) + 1]
+    pathlib.Path(value("--cidfile")).write_text("f00d" * 16)
+    workspace = home / str(os.getpid())
+    workspace.mkdir()
+    for word in options:
+        source, _, target = word.partition(":")
+        if target.startswith("/workspace/"):
+            (workspace / target.split("/")[2]).symlink_to(source.rstrip("/"))
+        elif target == "/report/":
+            (workspace / "report").symlink_to(source.rstrip("/"))
+    (workspace / "predict.sh").write_bytes((home / "predict.sh").read_bytes())
+    command = words[-1].replace("/report/", "report/")
+    process = subprocess.Popen(["sh", "-c", "exec " + command], cwd=workspace, start_new_session=True)
+    (home / value("--name")).write_text(str(process.pid))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    code = process.wait()
+    sys.exit(code if code >= 0 else 128 - code)
+"""
+QUICK = ("--baseline", "0", "--interval", "0.02")
+REPORT_SH = """
+start=$(date +%s.%N)
+sleep 0.3
+span="{\\"stage\\": \\"network\\", \\"start_unix_s\\": $start, \\"end_unix_s\\": $(date +%s.%N)}"
+echo "{\\"cases\\": [{\\"spans\\": [$span]}], \\"network_load_span\\": null}" > "$2"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _same_signal_handlers_afterwards() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the stand-in, which is what ``docker`` now means."""
+    folder = tmp_path / "docker"
+    folder.mkdir()
+    (folder / "docker").write_text(f"#!{sys.executable} -SE\n{FAKE_DOCKER}")
+    (folder / "docker").chmod(0o755)
+    (folder / "predict.sh").write_text(PREDICT_SH)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+def write_scans(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}_0000.nii.gz").write_text(name)
+    return folder
+
+
+def run_harness(tmp_path: Path, *options: str, image: str = "team:latest") -> int:
+    words = ["--out", str(tmp_path / "out"), "--image", image, "--inputs", str(tmp_path / "scans"), *QUICK, *options]
+    return main(words)
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as stream:
+        return {row["Name"]: row for row in csv.DictReader(stream)}
+
+
+def calls(docker: Path) -> list[list[str]]:
+    return [json.loads(line) for line in (docker / "calls").read_text().splitlines()]
+
+
+def test_command_is_the_organisers() -> None:
+    container = Container("team:latest", "team", PROTOCOLS["flare22"], {})
+    words = container.command(Path("/in"), Path("/out"), Path("/id"), Path("/report"), 1)
+    assert words == [
+        *("docker", "container", "run", "--gpus=device=1", "--name", "team", "--rm", "--cidfile", "/id"),
+        *("-v", "/in/:/workspace/inputs/", "-v", "/out/:/workspace/outputs/"),
+        *("team:latest", "/bin/bash", "-c", "sh predict.sh"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given", "expected"),
+    [
+        ("flare22", {}, {}),
+        ("flare23", {}, {"--shm-size": "28gb", "-m": "28G"}),
+        ("flare24", {"-m": "4g", "--memory-swap": "4g"}, {"--shm-size": "28gb", "-m": "4g", "--memory-swap": "4g"}),
+        ("laptop", {"--cpus": "2"}, {"-m": "8G", "--cpus": "2"}),
+    ],
+)
+def test_limits(protocol: str, given: dict[str, str], expected: dict[str, str]) -> None:
+    container = Container("team:latest", "team", PROTOCOLS[protocol], given)
+    assert container.all_limits() == expected
+    words = " ".join(container.command(Path("/in"), Path("/out"), Path("/id"), Path("/report"), None))
+    assert all(f"{name} {value}" in words for name, value in expected.items())
+    assert "--gpus" not in words
+
+
+def test_one_start_per_case_and_the_organisers_files(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "b", "a")
+    assert run_harness(tmp_path, "-m", "1g", "--memory-swap", "1g", "--cpus", "1.5") == 0
+    folder = tmp_path / "out" / "team"
+    runs = [words for words in calls(docker) if words[:2] == ["container", "run"]]
+    assert len(runs) == 2
+    assert " -m 1g --memory-swap 1g --cpus 1.5 " in " ".join(runs[0])
+    pictures = [f"{name}_0000_{curve}-Time.png" for name in "ab" for curve in ("CPU", "RAM")]
+    files = ["a_0000.json", "b_0000.json", "harness.json", "team_Efficiency.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*pictures, *files, "details", "outputs"])
+    assert {path.name: path.read_text() for path in (folder / "outputs").iterdir()} == {
+        "a.nii.gz": "a",
+        "b.nii.gz": "b",
+    }
+    table = read_table(folder / "team_Efficiency.csv")
+    assert list(table) == ["a_0000.nii.gz", "b_0000.nii.gz"]
+    content = json.loads((folder / "a_0000.json").read_text())
+    assert float(table["a_0000.nii.gz"]["Time"]) == pytest.approx(content["time"], abs=0.005)
+    assert float(table["a_0000.nii.gz"]["MaxRAM"]) == pytest.approx(max(content["RAM_list"]), abs=0.005)
+    harness = json.loads((folder / "harness.json").read_text())
+    assert (harness["schema_version"], harness["image_id"]) == (1, "sha256:1234")
+    assert [case["folder"] for case in harness["cases"]] == ["details/a_0000", "details/b_0000"]
+    assert harness["limits"] == {"--shm-size": "28gb", "-m": "1g", "--memory-swap": "1g", "--cpus": "1.5"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "exit_code", "made", "status"),
+    [
+        ("exit", 0, {"a.nii.gz"}, "ok"),
+        ("exit", 0, set(), "failed"),
+        ("exit", 3, {"a.nii.gz"}, "failed"),
+        ("timeout", 137, {"a.nii.gz"}, "stuck"),
+        ("timeout", 0, set(), "stuck"),
+        ("signal", 137, set(), "interrupted"),
+    ],
+)
+def test_verdict(reason: Reason, exit_code: int, made: set[str], status: str) -> None:
+    ending = Ending(exit_code, reason, 0.0, 0.0, 1.0, 0.5, 0.1, 0)
+    found, notes = judge(ending, "a.nii.gz", made, set())
+    assert found == status
+    assert bool(notes) == (status not in ("ok", "interrupted") or not made)
+
+
+def test_penalties_of_failed_cases(docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exit code, no label map: the challenge's penalties, and the others go on."""
+    write_scans(tmp_path / "scans", "fail", "litter", "silent")
+    assert run_harness(tmp_path, "--protocol", "flare22") == 1
+    folder = tmp_path / "out" / "team"
+    table = read_table(folder / "team_Efficiency.csv")
+    for name in ("fail", "silent"):
+        row = table[f"{name}_0000.nii.gz"]
+        assert (row["Time"], row["AUC_CPU_Time"], row["AUC_GPU_Time"]) in [
+            ("3600.0", "360000.0", ""),
+            ("3600.0", "360000.0", "29491200.0"),
+        ]
+    assert float(table["litter_0000.nii.gz"]["Time"]) < 60
+    details = read_table(folder / "details" / "details.csv")
+    assert [row["Status"] for row in details.values()] == ["failed", "ok", "failed"]
+    assert float(details["fail_0000.nii.gz"]["Time"]) < 60  # as measured
+    notes = {name: row["Notes"] for name, row in details.items()}
+    assert "exit code 3, see log.txt" in notes["fail_0000.nii.gz"]
+    assert notes["silent_0000.nii.gz"] == "no label map: expected outputs/silent.nii.gz"
+    assert "outputs/log.txt: nothing but the label map" in notes["litter_0000.nii.gz"]
+    assert "inputs/cache: nothing may be left there" in notes["litter_0000.nii.gz"]
+    assert (folder / "details" / "fail_0000" / "log.txt").read_text() == "something broke\n"
+    assert "exit code 3, see log.txt in details" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_stuck_case_is_ended_and_penalised(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "stuck", "tame")
+    start = time.monotonic()
+    assert run_harness(tmp_path, "--timeout", "1.5") == 1
+    assert time.monotonic() - start < 40
+    folder = tmp_path / "out" / "team"
+    details = read_table(folder / "details" / "details.csv")
+    assert [row["Status"] for row in details.values()] == ["stuck", "ok"]
+    assert details["stuck_0000.nii.gz"]["Notes"].startswith("stopped after 2 s")
+    assert read_table(folder / "team_Efficiency.csv")["stuck_0000.nii.gz"]["Time"] == "3600.0"
+    assert json.loads((folder / "stuck_0000.json").read_text())["time"] == pytest.approx(2, abs=1)
+    assert ["container", "kill", "team"] in calls(docker)
+    assert ["container", "rm", "--force", "team"] in calls(docker)
+    assert len(read_recording(folder / "details" / "stuck_0000" / "samples.jsonl").during("run")) > 10
+
+
+@pytest.mark.long
+def test_interrupted_case_does_not_count(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "a", "stuck", "z")
+    words = ["--out", str(tmp_path / "out"), "--image", "team:latest", "--inputs", str(tmp_path / "scans"), *QUICK]
+    process = subprocess.Popen([sys.executable, "-m", "tools.profile", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    log = tmp_path / "out" / "team" / "details" / "stuck_0000" / "log.txt"
+    while process.poll() is None and not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    folder = tmp_path / "out" / "team"
+    assert list(read_table(folder / "team_Efficiency.csv")) == ["a_0000.nii.gz"]
+    cases = json.loads((folder / "harness.json").read_text())["cases"]
+    assert [(case["status"], case["row"] is None) for case in cases] == [("ok", False), ("interrupted", True)]
+    assert not list(folder.glob("inputs-*"))
+
+
+def test_report_of_the_app_gives_the_stages(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "a")
+    (docker / "predict.sh").write_text(REPORT_SH + PREDICT_SH)
+    assert run_harness(tmp_path, "--stages") == 0
+    details = tmp_path / "out" / "team" / "details" / "a_0000"
+    stages = json.loads((details / "profile.json").read_text())["stages"]
+    assert [row["stage"] for row in stages["table"]] == ["start-up", "network", "exit"]
+    assert (details / "report.json").exists()
+
+
+def test_docker_that_cannot_start_is_no_failed_case(
+    docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scans(tmp_path / "scans", "a")
+    (docker / "broken").touch()
+    assert run_harness(tmp_path) == 4
+    assert "Docker could not start the container" in (error := capsys.readouterr().err)
+    assert "daemon: Conflict." in error
+
+
+def test_missing_image_is_not_looked_for_elsewhere(
+    docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scans(tmp_path / "scans", "a")
+    assert run_harness(tmp_path, image="missing:latest") == 4
+    assert "No such image: missing:latest" in capsys.readouterr().err
+    assert [words[:2] for words in calls(docker)] == [["image", "inspect"]]
+
+
+def test_no_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scans(tmp_path / "scans", "a")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_harness(tmp_path) == 4
+    assert "docker: not installed" in capsys.readouterr().err
+
+
+def test_earlier_results_are_left_alone(docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scans(tmp_path / "scans", "a")
+    (tmp_path / "out" / "team").mkdir(parents=True)
+    (tmp_path / "out" / "team" / "harness.json").touch()
+    assert run_harness(tmp_path) == 3
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["a.1", "a.2"], ["x"]])
+def test_scans_whose_results_would_mix(
+    names: list[str], docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = write_scans(tmp_path / "scans", *names)
+    (scans / "x.nii.gz").touch()
+    assert run_harness(tmp_path) == 3
+    assert "would give results of one name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("image", ["team:latest", "registry:5000/group/team:1", "team@sha256:12", "team"])
+def test_team_is_in_the_images_name(image: str) -> None:
+    assert team_of(image) == "team"
+
+
+@pytest.mark.long
+def test_real_docker(tmp_path: Path) -> None:
+    """Counters of the container's own control group; a stuck container is gone afterwards."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no Docker engine")
+    build = tmp_path / "build"
+    build.mkdir()
+    (build / "predict.sh").write_text(PREDICT_SH)
+    (build / "Dockerfile").write_text(f"FROM {BASE_IMAGE}\nWORKDIR /workspace\nCOPY predict.sh .\n")
+    image = f"profiletest{os.getpid()}"
+    legacy = {**os.environ, "DOCKER_BUILDKIT": "0"}  # the builder that every engine has
+    subprocess.run(["docker", "build", "-q", "-t", image, str(build)], env=legacy, capture_output=True, check=True)
+    try:
+        write_scans(tmp_path / "scans", "load", "stuck")
+        words = ["--out", str(tmp_path / "out"), "--image", image, "--inputs", str(tmp_path / "scans")]
+        assert main([*words, "--protocol", "laptop", "--timeout", "15", "-m", "1g", "--cpus", "1"]) == 1
+        left = subprocess.run(["docker", "ps", "-aq", "--filter", f"name={image}"], capture_output=True, check=True)
+        assert left.stdout == b""
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True, check=False)
+    folder = tmp_path / "out" / image
+    load, stuck = (_details(folder, name) for name in ("load_0000", "stuck_0000"))
+    assert [load["Status"], stuck["Status"]] == ["ok", "stuck"]
+    assert float(load["ContainerPeak_MiB"]) == pytest.approx(215, rel=0.07)  # 200 and a Python of 5 to 25
+    assert float(load["ContainerArea_MiBs"]) > 400
+    assert float(load["ContainerCPU_core_s"]) == pytest.approx(1.05, rel=0.15)
+    assert float(stuck["ContainerPeak_MiB"]) < 50
+    assert read_table(folder / f"{image}_Efficiency.csv")["stuck_0000.nii.gz"]["Time"] == "3600.0"
+
+
+def _details(folder: Path, stem: str) -> dict[str, Any]:
+    return read_table(folder / "details" / "details.csv")[f"{stem}.nii.gz"]
