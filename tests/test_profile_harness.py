@@ -216,7 +216,11 @@ def test_penalties_of_failed_cases(docker: Path, tmp_path: Path, capsys: pytest.
     assert "outputs/log.txt: nothing but the label map" in notes["litter_0000.nii.gz"]
     assert "inputs/cache: nothing may be left there" in notes["litter_0000.nii.gz"]
     assert (folder / "details" / "fail_0000" / "log.txt").read_text() == "something broke\n"
-    assert "exit code 3, see log.txt in details" in capsys.readouterr().out
+    means = json.loads((folder / "harness.json").read_text())["means"]
+    assert means["Time"] == pytest.approx((2 * 3600 + float(table["litter_0000.nii.gz"]["Time"])) / 3, abs=0.01)
+    shown = capsys.readouterr().out
+    assert f"2 failed, 1 ok, mean Time {means['Time']:.2f} s" in shown
+    assert "exit code 3, see log.txt in details" in shown
 
 
 @pytest.mark.long

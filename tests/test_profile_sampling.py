@@ -228,7 +228,18 @@ def test_values_that_are_none(option: str, value: str, capsys: pytest.CaptureFix
     assert f"'{value}': expected" in capsys.readouterr().err
 
 
-def test_full_disk_stops_the_command(tmp_path: Path) -> None:
+def test_fault_of_the_profiler_leaves_nothing_running(tmp_path: Path) -> None:
+    def fail(_sample: Sample) -> None:
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            raise FolderError("disk full")
+
+    job = Job(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60"], after_each=fail)
+    with pytest.raises(FolderError, match="disk full"):
+        record(job, Sampling(interval_s=0.02, baseline_s=0), tmp_path)
+    assert _has_ended(int((tmp_path / "pid").read_text()))
+
+
+def test_full_disk_is_said() -> None:
     """/dev/full takes no byte."""
     with Path("/dev/full").open("wb") as stream, pytest.raises(FolderError, match="/dev/full: cannot be written"):
         RecordingWriter(stream, Header([], 0.1, "tree", 1))

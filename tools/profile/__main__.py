@@ -24,6 +24,7 @@ from tools.profile.measuring import (
     write_profile,
 )
 from tools.profile.official import PROTOCOLS
+from tools.profile.results import describe_all
 from tools.profile.runner import Job
 from tools.profile.scopes.gpu import find_gpu
 
@@ -123,7 +124,7 @@ def _profile_image(arguments: argparse.Namespace) -> int:
     live = sys.stderr.isatty() and not arguments.quiet
     harness = Harness(container, _sampling(arguments, protocol.gpu), arguments.out, timeout_s, live)
     complete = run_cases(harness, scans)
-    print(harness.folder / f"{team}_Efficiency.csv")
+    print(f"{describe_all(harness.results)}; {harness.folder / f'{team}_Efficiency.csv'}")
     if not complete:
         return _EXIT_INTERRUPTED
     return EXIT_OK if all(result.status == "ok" for result in harness.results) else EXIT_CASE_FAILED

@@ -1,9 +1,11 @@
 """What became of the cases of a harness run: the verdict on each, the organisers' table, and the details."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from app.atomic_files import atomic_file
@@ -25,6 +27,7 @@ _DETAIL_COLUMNS = (
     "ContainerPeak_MiB",
     "ContainerArea_MiBs",
     "ContainerCPU_core_s",
+    "HostRAMAboveBaseline_MiBs",
     "HostCPUAboveBaseline_core_s",
     "GPUAreaAbove2048_MiBs",
     "Sampler_percent_of_core",
@@ -103,14 +106,33 @@ def write_results(folder: Path, container: Container, facts: dict[str, Any], res
         }
         for result in results
     ]
-    content = {"schema_version": HARNESS_SCHEMA_VERSION, **facts, "cases": cases}
+    means = dict(zip(columns[1:], mean_row(results), strict=True))
+    content = {"schema_version": HARNESS_SCHEMA_VERSION, **facts, "means": means, "cases": cases}
     with atomic_file(folder / HARNESS_FILE) as stream:
         stream.write(json.dumps(content, indent=2).encode())
 
 
+def mean_row(results: Sequence[CaseResult]) -> list[float | None]:
+    """Means of the table's columns behind the name, penalties included; None where no case has a value."""
+    rows = [astuple(scored) for result in results if (scored := result.scored())]
+    columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
+    return [fmean(column) if column else None for column in columns] or [None] * len(fields(Figures))
+
+
+def describe_all(results: Sequence[CaseResult]) -> str:
+    """One line: how many cases ended how, and the mean of what the challenge ranks."""
+    counts = Counter(result.status for result in results)
+    time_s, _, gpu_area, _, cpu_area, _, _ = mean_row(results)
+    parts = [", ".join(f"{count} {status}" for status, count in counts.items())]
+    parts += [] if time_s is None else [f"mean Time {time_s:.2f} s"]
+    parts += [] if gpu_area is None else [f"AUC_GPU_Time {gpu_area:.0f} MB s"]
+    parts += [] if cpu_area is None else [f"AUC_CPU_Time {cpu_area:.2f} percent s"]
+    return ", ".join(parts)
+
+
 def _detail_row(result: CaseResult) -> list[Cell]:
     profile = result.profile
-    own, gpu, ending = profile["own"], profile["gpu"] or {}, profile["ending"]
+    own, host, gpu, ending = profile["own"], profile["host"], profile["gpu"] or {}, profile["ending"]
     memory = own["memory"] or {}
     return [
         result.name,
@@ -120,7 +142,8 @@ def _detail_row(result: CaseResult) -> list[Cell]:
         memory.get("peak_mib"),
         memory.get("area_trapezoid"),
         own["cpu"]["core_s"],
-        profile["host"]["cpu"]["core_s_above_baseline"],
+        host["memory"]["area_trapezoid_above_baseline"],
+        host["cpu"]["core_s_above_baseline"],
         gpu.get("area_sum_above_2048"),
         profile["sampler"]["cpu_percent_of_a_core"],
         "; ".join(result.notes),

@@ -131,6 +131,7 @@ def run_sampled(job: Job, sampler: Sampler) -> Ending:
         finally:
             if not child.ended.is_set():  # a fault of the profiler itself: leave nothing running
                 child.signal(signal.SIGKILL)
+                child.ended.wait(_GRACE_S)
         sampler.take("end")
         return Ending(
             exit_code=child.exit_code,
