@@ -1,18 +1,15 @@
 """Pictures of a recording: the organisers' three, and one with all curves and the stages as bands."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from app.atomic_files import atomic_file
 from app.report import Span
-from tools.profile.recording import Recording, Sample
+from tools.profile.curves import SCOPE_NAMES, Points, core_curve, value_curve
+from tools.profile.recording import Recording
 
-_LINES = {"tree": "process tree", "container": "container"}
 _HOST_COLOUR, _OWN_COLOUR, _GPU_COLOUR = "0.6", "tab:blue", "tab:green"
-
-Points = list[tuple[float, float]]
 
 
 def draw_profile(recording: Recording, stages: Sequence[Span], path: Path) -> None:
@@ -22,17 +19,20 @@ def draw_profile(recording: Recording, stages: Sequence[Span], path: Path) -> No
     shaded, each in a colour of its own; none leaves the ground white.
     """
     samples = recording.during("run", "end")
-    own = _LINES[recording.header.scope]
+    zero_s, own = samples[0].monotonic_s, SCOPE_NAMES[recording.header.scope]
     panels: list[tuple[str, list[tuple[str, Points, str]]]] = [
         (
             "cores in use",
-            [("host", _cores(samples, "host_busy_s"), _HOST_COLOUR), (own, _cores(samples, "cpu_s"), _OWN_COLOUR)],
+            [
+                ("host", core_curve(samples, "host_busy_s", zero_s), _HOST_COLOUR),
+                (own, core_curve(samples, "cpu_s", zero_s), _OWN_COLOUR),
+            ],
         ),
-        ("memory, MiB", [(own, _values(samples, "memory_mib"), _OWN_COLOUR)]),
-        ("memory, MiB", [("host", _values(samples, "host_memory_mib"), _HOST_COLOUR)]),
+        ("memory, MiB", [(own, value_curve(samples, "memory_mib", zero_s), _OWN_COLOUR)]),
+        ("memory, MiB", [("host", value_curve(samples, "host_memory_mib", zero_s), _HOST_COLOUR)]),
     ]
     if recording.header.gpu:
-        panels.append(("GPU memory, MiB", [("device", _values(samples, "gpu_mib"), _GPU_COLOUR)]))
+        panels.append(("GPU memory, MiB", [("device", value_curve(samples, "gpu_mib", zero_s), _GPU_COLOUR)]))
     figure, all_axes = _panels(len(panels))
     for axes, (unit, lines) in zip(all_axes, panels, strict=True):
         for label, points, colour in lines:
@@ -64,21 +64,6 @@ def draw_official(content: dict[str, Any], stem: str, folder: Path, interval_s: 
         axes.set_xlabel("Time (s)", fontsize="large")
         axes.set_ylabel(label, fontsize="large")
         _save(figure, folder / f"{stem}_{name}-Time.png", dpi)
-
-
-def _values(samples: Sequence[Sample], name: str) -> Points:
-    """(seconds since the first sample, value) where there is one."""
-    found = [(sample.monotonic_s - samples[0].monotonic_s, getattr(sample, name)) for sample in samples]
-    return [(time, value) for time, value in found if value is not None]
-
-
-def _cores(samples: Sequence[Sample], name: str) -> Points:
-    """Slopes of a cumulative time: each lies in the middle between its two samples."""
-    return [
-        ((early + late) / 2, (more - less) / (late - early))
-        for (early, less), (late, more) in pairwise(_values(samples, name))
-        if late > early
-    ]
 
 
 def _shade(figure: Any, panels: list[Any], stages: Sequence[Span], start_unix_s: float) -> None:
