@@ -1,7 +1,7 @@
 # Container for FLARE: one scan per start, no network, 64 MB of /dev/shm, any user, a read-only root if wanted.
 #
 #   docker build --target cpu -t 3dcps:cpu .     OpenVINO on the CPU
-#   docker build -t 3dcps:latest .               the same, and ONNX Runtime on CUDA (1.6 GB more to download)
+#   docker build -t 3dcps:latest .               the same, and ONNX Runtime on CUDA; see the last stage for CUDA=
 #   docker container run --name 3dcps --rm --network none -m 8g \
 #       -v "$PWD/inputs/:/workspace/inputs/" -v "$PWD/outputs/:/workspace/outputs/" \
 #       3dcps:cpu /bin/bash -c "sh predict.sh"
@@ -29,6 +29,8 @@ COPY app app
 # Byte code is made here, as pip made it for its packages: a read-only root or a container that lives for one scan could
 # not keep it. Without any, the imports take 2.2 s instead of 0.8 s.
 RUN chmod -R u=rwX,go=rX . && mkdir inputs outputs && python -m compileall -q app
+# The networks in half precision are for GPUs: out of the cpu image.
+RUN mkdir /half && find weights -name network-fp16.onnx -exec cp -p --parents {} /half \; -delete
 
 FROM python:3.11-slim-bookworm AS runtime
 # The official base lacks the standard library's byte code: 0.6 s of every start (Debian's Python has it; then nothing
@@ -46,11 +48,21 @@ FROM runtime AS cpu
 COPY --from=build /workspace /workspace
 
 # Last, so the default. Not yet run on a GPU. The app takes ONNX Runtime where it finds an NVIDIA device that works, and
-# else OpenVINO on the CPU, as in the cpu target.
+# else OpenVINO on the CPU, as in the cpu target. The build of ONNX Runtime and its libraries is chosen by the driver:
+#   --build-arg CUDA=11   NVIDIA driver 450.80.02 or newer, FLARE22's 510 among them; GPUs from Maxwell to Ada
+#   --build-arg CUDA=12   525.60.13 or newer; Pascal to Hopper
+#   --build-arg CUDA=13   580.65.06 or newer; Turing to Blackwell
 FROM runtime AS gpu
-COPY app/requirements-gpu.txt /opt/requirements-gpu.txt
+ARG CUDA=11
+COPY app/requirements-gpu-cuda${CUDA}.txt /opt/requirements-gpu.txt
+# Not used: headers, ONNX Runtime's tools, and its provider for TensorRT, which is not here.
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes \
-        -r /opt/requirements-gpu.txt
+        -r /opt/requirements-gpu.txt \
+    && cd /opt/venv/lib/python3.11/site-packages \
+    && find nvidia -depth -type d -name include -exec rm -r {} + \
+    && rm -r onnxruntime/transformers onnxruntime/tools onnxruntime/quantization \
+        onnxruntime/capi/libonnxruntime_providers_tensorrt.so
 # What NVIDIA's container runtime mounts: libcuda (compute) and the management library NVML (utility).
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build /workspace /workspace
+COPY --from=build /half /workspace

@@ -10,10 +10,11 @@ from app.plan import Plan, parse_plan
 HASH_FILE = "SHA256SUMS"
 PLAN_FILE = "plan.json"
 ONNX_FILE = "network.onnx"
+HALF_ONNX_FILE = "network-fp16.onnx"  # optional: the same network, calculated in half precision on a GPU
 SAFETENSORS_FILE = "network.safetensors"
 LOCATOR_FOLDER = "locator"
 _LOCATOR_HASHES = f"{LOCATOR_FOLDER}/{HASH_FILE}"
-BUNDLE_FILES = (PLAN_FILE, ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md", _LOCATOR_HASHES)
+BUNDLE_FILES = (PLAN_FILE, ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md", _LOCATOR_HASHES)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from app import backends
-from app.backends import create_predictor
+from app.backends import create_predictor, cuda_provider
 from app.backends.openvino_norm import use_exact_sums
 from app.bundle import Bundle, load_bundle
 from app.errors import AppError, BundleError, DeviceError
@@ -112,7 +112,7 @@ def test_cuda_provider_that_silently_fell_back_is_an_error(bundle: Bundle, monke
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(cuda_provider, "prepare", lambda ort: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     with pytest.raises(DeviceError, match="asked ONNX Runtime for CUDAExecutionProvider, got CPUExecutionProvider"):
         create_predictor(bundle, "onnxruntime", "cuda", "fp32")

@@ -8,9 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 
 from app.backends import create_predictor
+from app.backends.shapes import network_shapes
 from app.bundle import load_bundle
 from app.network import build_network
 from app.plan import NetworkPlan, Plan, parse_plan
@@ -74,6 +77,41 @@ def test_graph_is_one_file_with_a_node_per_norm(tmp_path: Path) -> None:
     first = (folder / "network.onnx").read_bytes()
     assert main(["onnx", str(folder)]) == 0
     assert (folder / "network.onnx").read_bytes() == first
+
+
+@pytest.mark.parametrize(("network", "patch"), [(FLAT, (1, 16, 24)), (SOLID, (8, 16, 24))])
+def test_half_precision_rounds_layers_and_not_the_sums_of_norms(
+    network: NetworkPlan, patch: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """Evaluated by ONNX's own reference in NumPy, which rounds as the graph says; a map sums up to more than 65504."""
+    bundle = load_bundle(random_bundle(tmp_path / "bundle", plan_of(network, patch)))
+    tile = 200 + np.random.default_rng(0).normal(size=patch).astype(np.float32)
+    assert tile.sum() > np.finfo(np.float16).max
+    expected = create_predictor(bundle, "torch", "cpu", "fp32")[0].predict(tile)
+    model = onnx.load_from_string(bundle.read("network-fp16.onnx"))
+    image = tile.reshape(network_shapes(bundle.plan)[0])
+    found = ReferenceEvaluator(model).run(None, {"image": image})[0].reshape(expected.shape)
+    assert found.dtype == np.float32
+    difference = np.abs(found - expected).max() / np.abs(expected).max()
+    assert 1e-5 < difference < 2e-2  # it is rounded, and not by more than a few layers of 2**-11
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    for node in model.graph.node:
+        expected_type = TensorProto.FLOAT if node.op_type == "InstanceNormalization" else TensorProto.FLOAT16
+        assert node.op_type == "Cast" or types[node.output[0]] == expected_type, node.name
+
+
+def test_weights_beyond_half_precision_leave_the_fp32_network_alone(tmp_path: Path) -> None:
+    plan = plan_of(SOLID, (8, 16, 24))
+    weights = {n: v.numpy() for n, v in build_network(plan.network, plan.classes).state_dict().items()}
+    folder = random_bundle(tmp_path / "bundle", plan)
+    assert (folder / "network-fp16.onnx").exists()
+    weights["seg.1.weight"] = weights["seg.1.weight"] + np.float32(70000)
+    write_bundle(folder, plan, weights, "card", half=False)
+    assert not (folder / "network-fp16.onnx").exists()
+    assert "network-fp16.onnx" not in load_bundle(folder).sha256
 
 
 def test_weights_have_to_fit(tmp_path: Path) -> None:

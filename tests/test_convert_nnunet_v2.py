@@ -111,6 +111,8 @@ def test_an_exported_network_is_one_file_with_a_node_per_norm(tmp_path: Path) ->
     first = (folder / "network.onnx").read_bytes()
     assert main(["onnx", str(folder)]) == 0
     assert (folder / "network.onnx").read_bytes() == first
+    half = onnx.load(folder / "network-fp16.onnx")  # whose types were checked when it was written
+    assert sum(node.op_type == "Cast" for node in half.graph.node) == 2 * norms + 2
 
 
 def test_half_weights_of_an_exported_network(tmp_path: Path) -> None:

@@ -185,9 +185,9 @@ def test_backends_take_the_threads(tiny_bundle: Path, backend: str, monkeypatch:
         seen.append(int(config["INFERENCE_NUM_THREADS"]))
         return compile_model(core, model, device, config)
 
-    def watch_session(content: bytes, options: onnxruntime.SessionOptions, providers: list[str]) -> object:
+    def watch_session(content: bytes, options: onnxruntime.SessionOptions, **others: object) -> object:
         seen.append(options.intra_op_num_threads)
-        return session(content, options, providers=providers)
+        return session(content, options, **others)
 
     monkeypatch.setattr(openvino.Core, "compile_model", watch)
     monkeypatch.setattr(onnxruntime, "InferenceSession", watch_session)

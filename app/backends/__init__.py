@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
+from app.backends.cuda_provider import has_cuda_provider
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import DeviceError
 from app.memory_need import NetworkMemory
@@ -47,9 +48,9 @@ def create_predictor(
 ) -> tuple[Predictor, tuple[str, ...]]:
     """(a predictor, warnings about what had to be chosen).
 
-    ``device='auto'`` takes CUDA where an NVIDIA device is there and a backend can use it, else the CPU; a
-    device that is there and cannot be used is a warning. ``threads`` are those of a CPU; None leaves them to the
-    backend.
+    ``device='auto'`` takes CUDA where an NVIDIA device is there and a backend can use it, else the CPU. It is a warning
+    if a device cannot be used, or if ONNX Runtime was installed for one and there is none. ``threads`` are those of a
+    CPU; None leaves them to the backend.
 
     Raises:
         DeviceError: what was asked for cannot be had on this machine.
@@ -57,15 +58,18 @@ def create_predictor(
     """
     if device != "auto":
         return _create_on(bundle, backend, device, precision, threads)
-    if backend == "openvino" or not nvidia_device_present():
+    if backend == "openvino" or not (nvidia_device_present() or has_cuda_provider()):
         return _create_on(bundle, backend, "cpu", precision, threads)
-    try:
-        return _create_on(bundle, backend, "cuda", precision, threads)
-    except DeviceError as error:
-        warning = f"there is an NVIDIA device, but CUDA cannot be used ({error}); running on the CPU"
-        logger.warning(warning)
-        predictor, warnings = _create_on(bundle, backend, "cpu", precision, threads)
-        return predictor, (warning, *warnings)
+    if nvidia_device_present():
+        try:
+            return _create_on(bundle, backend, "cuda", precision, threads)
+        except DeviceError as error:
+            warning = f"there is an NVIDIA device, but CUDA cannot be used ({error}); running on the CPU"
+    else:
+        warning = "no NVIDIA device is visible, is `--gpus` missing in `docker run`? Running on the CPU"
+    logger.warning(warning)
+    predictor, warnings = _create_on(bundle, backend, "cpu", precision, threads)
+    return predictor, (warning, *warnings)
 
 
 def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision: Precision) -> NetworkMemory:

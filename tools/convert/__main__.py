@@ -12,7 +12,7 @@ examples:
   python -m tools.convert nnunet-v1 RESULTS/3d_fullres/TASK/nnUNetTrainerV2__nnUNetPlansv2.1 --out weights/mine
   python -m tools.convert nnunet-v2 RESULTS/DATASET/nnUNetTrainer__nnUNetPlans__3d_fullres --out weights/mine
   python -m tools.convert verify weights/mine --scan scan.nii.gz    do all runtimes agree with PyTorch on it?
-  python -m tools.convert onnx weights/mine          write network.onnx anew from network.safetensors
+  python -m tools.convert onnx weights/mine          write both ONNX files anew from network.safetensors
 then: python -m app --bundle weights/mine --input-dir scans --output-dir labels
 
 exit codes: 0 done, 1 verify found a difference beyond its limits, 2 wrong use, 3 --out holds something else,
@@ -56,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_import(commands, "nnunet-v1", "an nnU-Net v1 model -> a bundle", _V1_TEXT, "model_final_checkpoint")
     _add_import(commands, "nnunet-v2", "an nnU-Net v2 model -> a bundle", _V2_TEXT, "checkpoint_final.pth")
-    export = commands.add_parser("onnx", help="safetensors -> ONNX (one file, opset 17, fixed shape)")
+    export = commands.add_parser(
+        "onnx", help="safetensors -> ONNX (opset 17, fixed shape), in fp32 and for GPUs in fp16"
+    )
     export.add_argument("bundle", type=Path, metavar="BUNDLE")
     shortcuts = commands.add_parser(
         "shortcuts",
@@ -162,7 +164,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from tools.convert.bundles import rebuild_onnx
 
     rebuild_onnx(arguments.bundle)
-    print(f"{arguments.bundle / 'network.onnx'} written")
+    print(f"{arguments.bundle / 'network.onnx'} and network-fp16.onnx written")
     return 0
 
 

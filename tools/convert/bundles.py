@@ -10,6 +10,7 @@ from safetensors.numpy import load, save
 
 from app.bundle import (
     BUNDLE_FILES,
+    HALF_ONNX_FILE,
     HASH_FILE,
     LOCATOR_FOLDER,
     ONNX_FILE,
@@ -22,6 +23,7 @@ from app.bundle import (
 from app.errors import BundleError, FolderError
 from app.plan import Crop, Plan, ShortcutPlan, parse_plan
 from tools.convert.architectures import Architecture, export_onnx, restore
+from tools.convert.half_precision import to_half_precision
 from tools.convert.onnx_graph import Weights, build_onnx
 
 _ARCHITECTURE = "architecture"  # key in the metadata of network.safetensors
@@ -57,7 +59,7 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLAN_FILE).write_text(plan_text)
     (folder / SAFETENSORS_FILE).write_bytes(save(rounded, metadata))
-    (folder / ONNX_FILE).write_bytes(onnx)
+    _write_onnx(folder, onnx)
     (folder / "MODEL_CARD.md").write_text(model_card)
     write_hashes(folder)
 
@@ -77,7 +79,7 @@ def loses_nothing_as_half(weights: Weights) -> bool:
 
 
 def rebuild_onnx(folder: Path) -> None:
-    """Writes ``network.onnx`` of a bundle anew from its safetensors, and the hashes.
+    """Writes ``network.onnx`` and ``network-fp16.onnx`` of a bundle anew from its safetensors, and the hashes.
 
     Raises:
         BundleError: the bundle is altered or its weights do not fit its plan.
@@ -93,7 +95,7 @@ def rebuild_onnx(folder: Path) -> None:
         raise BundleError(
             f"{folder / SAFETENSORS_FILE}: {error}; expected the weights of the plan's network"
         ) from error
-    (folder / ONNX_FILE).write_bytes(content)
+    _write_onnx(folder, content)
     write_hashes(folder)
 
 
@@ -143,6 +145,16 @@ def stored_architecture(bundle: Bundle) -> str:
     if found is None:
         raise BundleError(f"{bundle.folder / SAFETENSORS_FILE}: does not say which network it is; import it anew")
     return str(found)
+
+
+def _write_onnx(folder: Path, content: bytes) -> None:
+    """Writes the network, and once more in half precision if its weights allow that."""
+    half = to_half_precision(content)
+    (folder / ONNX_FILE).write_bytes(content)
+    if half is None:
+        (folder / HALF_ONNX_FILE).unlink(missing_ok=True)
+    else:
+        (folder / HALF_ONNX_FILE).write_bytes(half)
 
 
 def _exported(plan: Plan, weights: Weights, architecture_json: str) -> bytes:
