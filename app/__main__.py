@@ -17,6 +17,7 @@ from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, processor_limit
 
 if TYPE_CHECKING:
     from app.bundle import Bundle
+    from app.pipeline import TwinSource
     from app.region import Locator
 
 _DESCRIPTION = "Segments 13 abdominal organs in CT scans: one NIfTI label map per scan, on the scan's own voxel grid."
@@ -112,6 +113,12 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: bundle, what the plan says)",
     )
     pipeline.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="run the bundle's second network too: how far both agree on each organ goes into the report, little "
+        "agreement is a warning. The label map stays the same; takes twice the time",
+    )
+    pipeline.add_argument(
         "--max-memory",
         type=_size,
         metavar="SIZE",
@@ -193,7 +200,8 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         make_locator = _locator_factory(bundle, options.crop, arguments, record.threads)
         network_memory = expected_memory(bundle, arguments.backend, arguments.device, arguments.precision)
         progress = TerminalProgress(len(cases)) if terminal else SilentProgress()
-        run(cases, plan, factory, options, progress, record, network_memory, make_locator)
+        twin = _twin_source(bundle, arguments, record.threads) if arguments.uncertainty else None
+        run(cases, plan, factory, options, progress, record, network_memory, make_locator, twin)
         record.exit_code = EXIT_CASE_FAILED if record.count("failed") else EXIT_OK
         logger.info(
             "%d segmented, %d skipped, %d failed in %.1f s",
@@ -232,6 +240,20 @@ def _locator_factory(
         return Locator(locator.plan, predictor)
 
     return load
+
+
+def _twin_source(bundle: "Bundle", arguments: argparse.Namespace, threads: int) -> "TwinSource":
+    """How the bundle's second network is loaded."""
+    from app.backends import create_predictor, expected_memory
+    from app.pipeline import TwinSource
+
+    if bundle.twin is None:
+        raise UsageError(
+            f"--uncertainty: {bundle.folder} has no twin; expected a bundle with two networks, as `python -m "
+            "tools.train export --twin` writes it"
+        )
+    how = (arguments.backend, arguments.device, arguments.precision)
+    return TwinSource(partial(create_predictor, bundle.twin, *how, threads), expected_memory(bundle, *how, networks=2))
 
 
 def _size(text: str) -> int:

@@ -1,7 +1,7 @@
 """A bundle: the folder with a trained network, its plan and the hashes of both."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from app.errors import BundleError
@@ -13,8 +13,12 @@ ONNX_FILE = "network.onnx"
 HALF_ONNX_FILE = "network-fp16.onnx"  # optional: the same network, calculated in half precision on a GPU
 SAFETENSORS_FILE = "network.safetensors"
 LOCATOR_FOLDER = "locator"
+TWIN_FOLDER = "twin"
 _LOCATOR_HASHES = f"{LOCATOR_FOLDER}/{HASH_FILE}"
-BUNDLE_FILES = (PLAN_FILE, ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md", _LOCATOR_HASHES)
+_TWIN_HASHES = f"{TWIN_FOLDER}/{HASH_FILE}"
+BUNDLE_FILES = (
+    PLAN_FILE, ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md", _LOCATOR_HASHES, _TWIN_HASHES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,14 @@ class Bundle:
         plan: its constants.
         sha256: file name -> expected hash.
         locator: the bundle within it that finds the organs; None if it has none.
+        twin: the bundle within it of a second network of the same kind, the CPS sibling; None if it has none.
     """
 
     folder: Path
     plan: Plan
     sha256: dict[str, str]
     locator: "Bundle | None" = None
+    twin: "Bundle | None" = None
 
     def read(self, name: str) -> bytes:
         """The content of a file of the bundle; what is returned is what was hashed.
@@ -60,7 +66,22 @@ def load_bundle(folder: Path) -> Bundle:
     plan = parse_plan(
         _read_verified(folder, PLAN_FILE, hashes).decode("utf-8", errors="replace"), str(folder / PLAN_FILE)
     )
-    return Bundle(folder=folder, plan=plan, sha256=hashes, locator=_load_locator(folder, plan, hashes))
+    locator, twin = _load_locator(folder, plan, hashes), _load_twin(folder, plan, hashes)
+    return Bundle(folder=folder, plan=plan, sha256=hashes, locator=locator, twin=twin)
+
+
+def check_twin(twin: Bundle, folder: Path, plan: Plan) -> None:
+    """Raises BundleError unless the twin's plan is that of the bundle in ``folder`` but for name and shortcuts.
+
+    So it sees what the network sees, and one preprocessing serves both.
+    """
+    keys = [key.name for key in fields(Plan) if key.name not in ("name", "shortcuts")]
+    different = [key for key in keys if getattr(twin.plan, key) != getattr(plan, key)]
+    if different:
+        raise BundleError(
+            f"{twin.folder / PLAN_FILE}: {', '.join(different)} not as in {folder / PLAN_FILE}; expected a plan that "
+            "differs in nothing but its name and shortcuts"
+        )
 
 
 def write_hashes(folder: Path) -> None:
@@ -83,6 +104,15 @@ def _load_locator(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | 
     if (locator.plan.orientation, locator.plan.transpose_forward) != (plan.orientation, (0, 1, 2)):
         raise BundleError(f"{locator.folder / PLAN_FILE}: expected the orientation of {folder / PLAN_FILE}")
     return locator
+
+
+def _load_twin(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | None:
+    if _TWIN_HASHES not in hashes:
+        return None
+    _read_verified(folder, _TWIN_HASHES, hashes)
+    twin = load_bundle(folder / TWIN_FOLDER)
+    check_twin(twin, folder, plan)
+    return twin
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.errors import CaseError
-from app.machine_limits import MemoryLimit
-from app.memory_need import ProcessMemory, ScanHeader, planned_grid, predict_need
+from app.machine_limits import MemoryLimit, memory_limit, resident_bytes
+from app.memory_need import Need, NetworkMemory, ProcessMemory, ScanHeader, planned_grid, predict_need
 from app.plan import Mode, Plan, SpacingKind
 
 _MIB = 2**20
@@ -70,16 +70,13 @@ def fit_case(
         needs.append(need)
         if need.peak_bytes <= limit.limit_bytes:
             strategy = _describe(factor, half)
-            record = MemoryRecord(
-                need.peak_bytes / _MIB, need.largest_stage, limit.limit_bytes / _MIB, limit.source, strategy
-            )
             warning = None
             if changed is not plan:
                 warning = (
                     f"memory: {needs[0].peak_bytes // _MIB} MiB were needed, {limit.source} allows "
                     f"{limit.limit_bytes // _MIB} MiB; {strategy}: the label map is not the one of a run without limit"
                 )
-            return Fit(changed, record, warning)
+            return Fit(changed, _record(need, limit, strategy), warning)
     shape = "x".join(map(str, scan.geometry.shape_zyx))
     least = min(need.peak_bytes for need in needs)
     tried = f", {least // _MIB} MiB after every change that the bundle allows" if least < needs[0].peak_bytes else ""
@@ -88,6 +85,39 @@ def fit_case(
         f"'{needs[0].largest_stage}'{tried}; expected at most {max(0, limit.limit_bytes) // _MIB} MiB, as "
         f"{limit.source} allows. Give it more memory, or crop the scan"
     )
+
+
+class Fitter:
+    """Fits the cases of a run, in which all but the scan stays the same.
+
+    Made before the network is loaded, since what the process holds then counts.
+    """
+
+    def __init__(self, plan: Plan, mode: Mode, spacing: SpacingKind, mirror: bool, max_memory_bytes: int) -> None:
+        self._plan, self._mode, self._spacing, self._mirror = plan, mode, spacing, mirror
+        self._max_bytes, self._start_bytes = max_memory_bytes, resident_bytes()
+
+    def fit(self, path: Path, scan: ScanHeader, network: NetworkMemory) -> Fit:
+        """See ``fit_case``."""
+        process, limit = self._process(network)
+        return fit_case(path, scan, self._plan, self._mode, self._spacing, self._mirror, process, limit)
+
+    def fit_with_twin(self, scan: ScanHeader, both: NetworkMemory) -> Fit | None:
+        """As planned with a second network; None if that does not fit: no label map changes for the sake of a twin."""
+        process, limit = self._process(both)
+        need = predict_need(scan, self._plan, self._mode, self._spacing, self._mirror, process, twin=True)
+        if need.peak_bytes > limit.limit_bytes:
+            return None
+        return Fit(self._plan, _record(need, limit, _describe(1.0, False)), None)
+
+    def _process(self, networks: NetworkMemory) -> tuple[ProcessMemory, MemoryLimit]:
+        held_bytes = resident_bytes()
+        process = ProcessMemory.expected(self._start_bytes, held_bytes, networks)
+        return process, memory_limit(self._max_bytes, held_bytes)
+
+
+def _record(need: Need, limit: MemoryLimit, strategy: str) -> MemoryRecord:
+    return MemoryRecord(need.peak_bytes / _MIB, need.largest_stage, limit.limit_bytes / _MIB, limit.source, strategy)
 
 
 def _changes(scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> Iterator[tuple[float, bool, Plan]]:

@@ -93,9 +93,18 @@ class Need:
 
 
 def predict_need(
-    scan: ScanHeader, plan: Plan, mode: Mode, spacing: SpacingKind, mirror: bool, process: ProcessMemory
+    scan: ScanHeader,
+    plan: Plan,
+    mode: Mode,
+    spacing: SpacingKind,
+    mirror: bool,
+    process: ProcessMemory,
+    twin: bool = False,
 ) -> Need:
-    """The peak of each stage of a case in a process that holds ``process`` besides."""
+    """The peak of each stage of a case in a process that holds ``process`` besides.
+
+    A twin runs after the network, on the same image: until then that is kept, and from then on the label map.
+    """
     oriented, grid = planned_grid(scan.geometry, plan, spacing)
     scan_voxels, grid_voxels = prod(oriented), prod(grid.shape_zyx)
     stored = scan_voxels * scan.voxel_bytes
@@ -111,13 +120,15 @@ def predict_need(
         network_labels = labels + _interpolation_bytes(grid.shape_zyx, oriented, plan)
         restore = labels + last_slab
     network = image + network_labels + _sliding_window_bytes(grid.shape_zyx, plan, mirror)
+    network += labels if twin else 0
+    kept = max(image, labels) if twin else 0
     return Need(
         {
             "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + _CHUNKS_BYTES,
             "preprocess": process.loaded_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
             "network": process.running_bytes + network,
-            "restore": process.running_bytes + restore,
-            "postprocess": process.running_bytes + labels + cropped + cleaned,
+            "restore": process.running_bytes + restore + kept,
+            "postprocess": process.running_bytes + labels + cropped + cleaned + kept,
             "write": process.running_bytes + labels,  # plane by plane
         }
     )

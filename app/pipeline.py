@@ -4,14 +4,15 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from app.agreement import agreement_warning, organ_agreement
 from app.atomic_files import remove_partial
 from app.cases import Case
 from app.errors import AppError, CaseError
-from app.machine_limits import DEFAULT_MAX_MEMORY, memory_limit, parse_bytes, resident_bytes, return_freed_arrays
-from app.memory import fit_case
-from app.memory_need import NetworkMemory, ProcessMemory
+from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, return_freed_arrays
+from app.memory import Fitter
+from app.memory_need import NetworkMemory
 from app.plan import Crop, Mode, Plan, SpacingKind
 from app.postprocessing import organ_volumes_ml, postprocess
 from app.preprocessing import Record, preprocess
@@ -20,13 +21,21 @@ from app.region import Locator, find_region
 from app.report import CaseRecord, RunRecord, StageClock
 from app.restoration import Restoration, restore
 from app.sliding_window import AirSkipper, Predictor, Slab, count_windows, stream_logits
-from app.volume import LabelArray, Volume
+from app.volume import Float32Array, LabelArray, Volume
 from app.volume_io import read_header, read_volume, without_voxels, write_label_map
 
 logger = logging.getLogger(__name__)
 
 PredictorFactory = Callable[[], tuple[Predictor, tuple[str, ...]]]
 LocatorFactory = Callable[[], Locator]
+
+
+@dataclass(frozen=True)
+class TwinSource:
+    """How the second network is loaded, and what it and the first are expected to take together."""
+
+    make_predictor: PredictorFactory
+    memory_of_both: NetworkMemory
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,13 @@ def segment(
     clock: StageClock | None = None,
     progress: Progress | None = None,
     locator: Locator | None = None,
+    twin: Predictor | None = None,
 ) -> tuple[LabelArray, Record, Restoration]:
     """(label map uint8 (z, y, x) on the grid of ``volume`` as stored, what preprocessing and restoration did).
 
     Find the organs; orient, crop, resample, normalise; sliding window; arg max on the scan's grid; components; orient
     back. What a step has used up is let go: the voxels, if the caller holds no other reference to ``volume``, and the
-    network's grid.
+    network's grid. A ``twin`` then makes a label map of its own on that grid, to be compared; it changes nothing.
     """
     clock = clock or StageClock()
     region = None
@@ -74,25 +84,49 @@ def segment(
         image, record = preprocess(volume, plan, options.spacing, region)
     del volume
     clock.log("preprocess", record.grid.shape_zyx, record.grid.target_zyx_mm)
+    networks = [predictor] if twin is None else [predictor, twin]
     if progress:
-        progress.expect_windows(count_windows(record.grid.shape_zyx, plan.sliding_window))
-    slabs = stream_logits(
+        progress.expect_windows(len(networks) * count_windows(record.grid.shape_zyx, plan.sliding_window))
+    slabs, *slabs_of_twin = [_stream(image, network, plan, options, progress) for network in networks]
+    del image  # now held by the streams alone, the last of which ends before its restored label map is made
+    restoration = _restore(slabs, record, options, clock)
+    with clock.measure("postprocess"):
+        label_map = _clean_up(restoration, record, plan)
+    clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
+    for coming in slabs_of_twin:
+        with clock.measure("twin"):
+            agreement = _compare(coming, label_map, record, plan, options)
+        restoration = replace(restoration, agreement=agreement)
+        clock.log("twin", record.grid.shape_zyx, record.grid.target_zyx_mm)
+    return record.axis_map.undo(label_map), record, restoration
+
+
+def _stream(
+    image: Float32Array, network: Predictor, plan: Plan, options: Options, progress: Progress | None
+) -> Iterator[Slab]:
+    return stream_logits(
         image,
-        AirSkipper(predictor) if plan.shortcuts.skip_air else predictor,
+        AirSkipper(network) if plan.shortcuts.skip_air else network,
         plan.classes,
         plan.sliding_window,
         plan.intensity.normalised(plan.sliding_window.pad_hu),
         options.mirror,
         progress.finish_window if progress else lambda: None,
     )
-    del image  # now held by the stream alone, which ends before the restored label map is made
-    restoration = _restore(slabs, record, options, clock)
-    with clock.measure("postprocess"):
-        label_map = postprocess(
-            record.undo_crop(restoration.label_map), plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml
-        )
-    clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
-    return record.axis_map.undo(label_map), record, restoration
+
+
+def _clean_up(restoration: Restoration, record: Record, plan: Plan) -> LabelArray:
+    label_map = record.undo_crop(restoration.label_map)
+    return postprocess(label_map, plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml)
+
+
+def _compare(
+    slabs: Iterator[Slab], label_map: LabelArray, record: Record, plan: Plan, options: Options
+) -> dict[str, float | None]:
+    """How far a label map (oriented) agrees with the one that the twin's logits become in the same way."""
+    shapes = record.grid.shape_zyx, record.cropped_shape_zyx
+    of_twin = _clean_up(restore(slabs, *shapes, record.restoration_orders, options.mode), record, plan)
+    return organ_agreement(label_map, of_twin, plan.labels)
 
 
 def _restore(slabs: Iterator[Slab], record: Record, options: Options, clock: StageClock) -> Restoration:
@@ -118,11 +152,12 @@ def run(
     record: RunRecord,
     network_memory: NetworkMemory | None = None,
     make_locator: LocatorFactory | None = None,
+    twin: TwinSource | None = None,
 ) -> None:
     """Segments the cases one after another and fills ``record``; the network loads while the first is read.
 
     Each case is made to fit into memory before it is read; ``network_memory`` is what the network is expected to take.
-    ``make_locator`` is needed to crop to the organs.
+    ``make_locator`` is needed to crop to the organs. A ``twin`` runs where both networks fit into memory as planned.
 
     Raises:
         AppError: other than CaseError; the run cannot go on. Cases done so far are in ``record``.
@@ -131,7 +166,8 @@ def run(
     return_freed_arrays()
     for case in cases:
         remove_partial(case.output_path)
-    runner = _Runner(plan, make_predictor, options, progress, record, network_memory or NetworkMemory(), make_locator)
+    memory = network_memory or NetworkMemory()
+    runner = _Runner(plan, make_predictor, options, progress, record, memory, make_locator, twin)
     try:
         for case in cases:
             progress.start_case(case.case_id)
@@ -157,12 +193,15 @@ class _Runner:
         record: RunRecord,
         network_memory: NetworkMemory,
         make_locator: LocatorFactory | None,
+        twin: TwinSource | None,
     ) -> None:
-        self._network_memory, self._start_bytes = network_memory, resident_bytes()
+        self._network_memory = network_memory
+        self._fitter = Fitter(plan, options.mode, options.spacing, options.mirror, options.max_memory_bytes)
         self._plan, self._options, self._progress, self._record = plan, options, progress, record
-        self._make_predictor, self._make_locator = make_predictor, make_locator
+        self._make_predictor, self._make_locator, self._twin = make_predictor, make_locator, twin
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")
         self._loading: Future[tuple[Predictor, Locator | None]] | None = None
+        self._loading_twin: Future[Predictor] | None = None
 
     def run_case(self, case: Case, record: CaseRecord) -> None:
         """Segments a case and fills its record, whichever way it goes; only errors of the whole run are raised."""
@@ -188,6 +227,8 @@ class _Runner:
         """Raises what loading the network raised, even if no case came as far as using it."""
         if self._loading:
             self._loading.result()
+        if self._loading_twin:
+            self._loading_twin.result()
 
     def close(self) -> None:
         """Waits for the background thread."""
@@ -207,16 +248,19 @@ class _Runner:
         clock.log("read", geometry.shape_zyx, geometry.spacing_zyx_mm)
         with clock.measure("load"):
             predictor, locator = self._loading.result()
+            twin = self._loading_twin.result() if self._loading_twin else None
         try:  # pop: segment gets the only reference, so that it can let the voxels go
             label_map, steps, restoration = segment(
-                volumes.pop(), predictor, plan, self._options, clock, self._progress, locator
+                volumes.pop(), predictor, plan, self._options, clock, self._progress, locator, twin
             )
         except MemoryError as error:
             raise CaseError(f"{case.input_path}: not enough memory for {geometry.shape_zyx} voxels") from error
         grid = steps.grid
         record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
         record.windows = count_windows(grid.shape_zyx, plan.sliding_window)
-        record.shortcut_share = restoration.shortcut_share
+        record.shortcut_share, record.agreement = restoration.shortcut_share, restoration.agreement
+        if disagreement := agreement_warning(record.agreement or {}, plan.warn_below_agreement):
+            self._warn(case, record, disagreement)
         record.volumes_ml = organ_volumes_ml(label_map, plan.labels, geometry.voxel_volume_ml)
         if not any(record.volumes_ml.values()):
             self._warn(case, record, "no organ was found; the label map is empty")
@@ -225,17 +269,21 @@ class _Runner:
         clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)
 
     def _fit(self, case: Case, record: CaseRecord) -> Plan:
-        """The plan, changed if the case would not fit into memory otherwise; CaseError if it does not fit at all."""
-        header = read_header(case.input_path)
+        """The plan, changed if the case would not fit into memory otherwise; CaseError if it does not fit at all.
+
+        The twin is loaded if it fits too, and let go if not.
+        """
+        header, fit = read_header(case.input_path), None
+        if self._twin and header:
+            fit = self._fitter.fit_with_twin(header, self._twin.memory_of_both)
+        if self._twin and header and not fit:
+            self._loading_twin = None
+            self._warn(case, record, "no uncertainty: there is not enough memory for a second network")
+        elif self._twin and not self._loading_twin:
+            self._loading_twin = self._pool.submit(self._load_twin, self._twin)
         if header is None:
             return self._plan
-        held_bytes = resident_bytes()
-        process = ProcessMemory.expected(self._start_bytes, held_bytes, self._network_memory)
-        limit = memory_limit(self._options.max_memory_bytes, held_bytes)
-        options = self._options
-        fit = fit_case(
-            case.input_path, header, self._plan, options.mode, options.spacing, options.mirror, process, limit
-        )
+        fit = fit or self._fitter.fit(case.input_path, header, self._network_memory)
         record.memory = fit.record
         if fit.warning:
             self._warn(case, record, fit.warning)
@@ -261,3 +309,8 @@ class _Runner:
         ready = (*self._record.network.values(), self._record.network_load_s)
         logger.info("network ready: %s on %s in %s, %.2f s", *ready)
         return predictor, locator
+
+    def _load_twin(self, twin: TwinSource) -> Predictor:
+        predictor, warnings = twin.make_predictor()
+        self._record.warnings.extend(warning for warning in warnings if warning not in self._record.warnings)
+        return predictor

@@ -235,6 +235,7 @@ class Plan:
         mode: restoration unless the command line says otherwise.
         transpose_forward: order in which the network sees the axes that ``orientation`` gives (nnU-Net's name).
         crop_to_nonzero: only the box of voxels other than 0 HU is segmented (nnU-Net).
+        warn_below_agreement: ``--uncertainty`` names organs whose DSC with the twin's is lower in a warning.
     """
 
     schema_version: int
@@ -251,6 +252,7 @@ class Plan:
     transpose_forward: Shape = (0, 1, 2)
     crop_to_nonzero: bool = False
     shortcuts: ShortcutPlan = field(default_factory=ShortcutPlan)
+    warn_below_agreement: float = 0.7
 
     def __post_init__(self) -> None:
         if self.shortcuts.crop != "none" and (self.crop_to_nonzero or self.transpose_forward != (0, 1, 2)):
@@ -261,6 +263,8 @@ class Plan:
             raise ValueError(f"schema_version is {self.schema_version}; this version reads {SCHEMA_VERSION}")
         if not 1 <= len(self.labels) <= 254 or len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be 1 to 254 different names")
+        if not 0 <= self.warn_below_agreement <= 1:
+            raise ValueError(f"warn_below_agreement is {self.warn_below_agreement}; expected a DSC, 0 to 1")
         unknown = {*self.postprocessing.largest_component, *self.postprocessing.minimum_volume_ml} - set(self.labels)
         if unknown:
             raise ValueError(f"postprocessing names organs that are not in labels: {', '.join(sorted(unknown))}")

@@ -99,9 +99,11 @@ class CaseRecord:
         windows: tiles, not counting mirrored passes.
         shortcut_share: see ``Restoration``.
         memory: how the case was made to fit; None if its header could not be read.
-        seconds: by stage: read, load (waiting for the network), preprocess, network, restore, postprocess, write.
+        seconds: by stage: read, load (waiting for the network), preprocess, network, restore, postprocess, twin, write.
         spans: when each stage ran; network and restore take turns, slab by slab.
         volumes_ml: by organ; 0 is an organ that was not found.
+        agreement: by organ, DSC between the label maps of both networks, null if neither found it; null without
+            ``--uncertainty``, and where there was no memory for two.
     """
 
     case_id: str
@@ -120,6 +122,7 @@ class CaseRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float | None] | None = None
 
 
 @dataclass

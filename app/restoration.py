@@ -22,10 +22,12 @@ class Restoration:
     Attributes:
         label_map: uint8 (z, y, x) on the oriented grid of the scan.
         shortcut_share: part of the voxels that needed no interpolation of logits (1 under ``fastest``).
+        agreement: see ``app.agreement``; None without a twin.
     """
 
     label_map: LabelArray
     shortcut_share: float
+    agreement: dict[str, float | None] | None = None
 
 
 def restore(slabs: Iterable[Slab], network_shape: Shape, shape_zyx: Shape, orders: Shape, mode: Mode) -> Restoration:

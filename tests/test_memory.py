@@ -386,7 +386,7 @@ def test_a_coarser_grid_is_logged_and_reported(
     bundle = write_tiny_bundle(tmp_path / "bundle", plan)
     scan = write_scan(tmp_path / "scan.nii.gz", tissue((32, 48, 64)))
     command = ("--input", scan, "--output", tmp_path / "labels.nii.gz", "--bundle", bundle, "--backend", "openvino")
-    monkeypatch.setattr("app.pipeline.resident_bytes", lambda: 0)
+    monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
     monkeypatch.setattr("app.memory_need._CHUNKS_BYTES", 0)
 
     def run(size_mib: float) -> tuple[int, dict[str, Any]]:

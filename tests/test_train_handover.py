@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.bundle import load_bundle
 from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, make_cache
+from tools.convert.__main__ import main as convert
 from tools.train.__main__ import main as train_main
 from tools.train.cache import open_cache
 from tools.train.planning import preprocessing_digest, read_train_plan
@@ -147,3 +149,32 @@ def test_a_bundle_holds_what_validation_scores(
     assert all(np.array_equal(value, state[expected][0][key].half()) for key, value in found.items())
     what = {"averages": "network 1, running means of the weights", "networks": "network 1, last state of the weights"}
     assert what[expected] in (bundle / "MODEL_CARD.md").read_text()
+
+
+def test_both_siblings_become_a_bundle_with_its_twin(cache: Path, tmp_path: Path) -> None:
+    run, bundle = fit(cache, tmp_path / "run", 2), tmp_path / "bundle"
+    assert train_main(["export", str(run), str(bundle), "--twin"]) == 0
+    networks = checkpoint(run)["trainer"]["networks"]
+    for folder, network in zip((bundle, bundle / "twin"), networks, strict=True):
+        found = load_file(folder / "network.safetensors")
+        assert all(np.array_equal(value, network[key].half()) for key, value in found.items())
+    loaded = load_bundle(bundle)
+    assert loaded.twin is not None
+    assert (loaded.plan.name, loaded.twin.plan.name) == ("bundle", "bundle-twin")
+    assert "network 2, last state of the weights; the twin of network 1" in (bundle / "twin/MODEL_CARD.md").read_text()
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    (bundle / "twin" / "network.onnx").unlink()
+    assert convert(["onnx", str(bundle)]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert train_main(["export", str(run), str(bundle), "--network", "2"]) == 0
+    assert load_bundle(bundle).twin is None
+    assert train_main(["export", str(run), str(bundle), "--network", "2", "--twin"]) == 0
+    assert "network 1" in (bundle / "twin" / "MODEL_CARD.md").read_text()
+
+
+def test_the_baseline_has_no_twin(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit(cache, tmp_path / "run", 1, "--supervised")
+    assert train_main(["export", str(run), str(tmp_path / "bundle"), "--twin"]) == 2
+    assert "a supervised training has one network; choose --network 1, without --twin" in capsys.readouterr().err
+    assert train_main(["export", str(run), str(tmp_path / "bundle"), "--twin", "--network", "both"]) == 2
+    assert not (tmp_path / "bundle").exists()

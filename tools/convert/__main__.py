@@ -1,4 +1,4 @@
-"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|shortcuts|verify``."""
+"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|shortcuts|twin|verify``."""
 
 import argparse
 import sys
@@ -71,6 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
     shortcuts.add_argument(
         "--skip-air", action=argparse.BooleanOptionalAction, help="calculate windows of air once (same label map)"
     )
+    twin = commands.add_parser("twin", help="copy a second network into a bundle, for the app's --uncertainty")
+    twin.add_argument("bundle", type=Path, metavar="BUNDLE")
+    twin.add_argument("source", type=Path, metavar="BUNDLE2", help="same plan, other weights: another fold, a sibling")
     verify = commands.add_parser(
         "verify",
         help="compare ONNX Runtime and OpenVINO with PyTorch on patches",
@@ -86,7 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    run = {"onnx": _convert, "shortcuts": _set_shortcuts, "verify": _verify}.get(arguments.command, _import)
+    run = {"onnx": _convert, "shortcuts": _set_shortcuts, "twin": _add_twin, "verify": _verify}.get(
+        arguments.command, _import
+    )
     try:
         return run(arguments)
     except AppError as error:
@@ -173,6 +178,16 @@ def _set_shortcuts(arguments: argparse.Namespace) -> int:
 
     found = set_shortcuts(arguments.bundle, arguments.crop, arguments.margin, arguments.skip_air, arguments.locator)
     print(f"{arguments.bundle / 'plan.json'}: {found}")
+    return 0
+
+
+def _add_twin(arguments: argparse.Namespace) -> int:
+    from tools.convert.twins import add_twin
+
+    add_twin(arguments.bundle, arguments.source)
+    print(
+        f"{arguments.bundle / 'twin'} written; use it with: python -m app --bundle {arguments.bundle} --uncertainty ..."
+    )
     return 0
 
 

@@ -79,12 +79,15 @@ def loses_nothing_as_half(weights: Weights) -> bool:
 
 
 def rebuild_onnx(folder: Path) -> None:
-    """Writes ``network.onnx`` and ``network-fp16.onnx`` of a bundle anew from its safetensors, and the hashes.
+    """Writes both ONNX files of a bundle, and of the bundles in it, anew from the safetensors, and the hashes.
 
     Raises:
         BundleError: the bundle is altered or its weights do not fit its plan.
     """
     bundle = load_bundle(folder)
+    for part in (bundle.locator, bundle.twin):
+        if part is not None:
+            rebuild_onnx(part.folder)
     weights = load(bundle.read(SAFETENSORS_FILE))
     try:
         if bundle.plan.network.described_by == "onnx":

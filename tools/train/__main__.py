@@ -147,7 +147,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from tools.train.export import export_bundle
 
     name = arguments.name or arguments.bundle.name
-    export_bundle(arguments.out, arguments.bundle, name, arguments.network, arguments.raw)
+    export_bundle(arguments.out, arguments.bundle, name, arguments.network, arguments.raw, arguments.twin)
     print(f"{arguments.bundle} written; prove it with: python -m tools.convert verify {arguments.bundle}")
     return 0
 

@@ -89,6 +89,11 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="1 as the paper (default); both: mean of their logits",
     )
     parser.add_argument(
+        "--twin",
+        action="store_true",
+        help="write the other sibling too: `python -m app --uncertainty` then says on which organs they differ",
+    )
+    parser.add_argument(
         "--raw",
         action="store_true",
         help="the weights themselves; default: their running means where the training keeps them (fit --ema), since "

@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from app.bundle import TWIN_FOLDER, write_hashes
 from app.errors import UsageError
 from app.plan import Plan
 from tools.convert.bundles import write_bundle
+from tools.convert.twins import remove_twin
 from tools.train.checkpoint import load_checkpoint
 from tools.train.planning import TrainPlan, read_train_plan
 from tools.train.settings import PLAN_FILE
@@ -18,31 +20,51 @@ Choice = Literal["1", "2", "both"]
 _EXPORTED = {"1": "network 1", "2": "network 2", "both": "mean of the siblings' logits"}
 
 
-def export_bundle(run: Path, folder: Path, name: str, choice: Choice = "1", raw: bool = False) -> Plan:
+def export_bundle(
+    run: Path, folder: Path, name: str, choice: Choice = "1", raw: bool = False, twin: bool = False
+) -> Plan:
     """Writes a bundle of a training: network 1 as the paper, its sibling 2, or both.
 
     ``both`` averages the logits of the two siblings, at twice the time. Where the training keeps running means of the
     weights, these are written, since they are what its validation scores; ``raw`` writes the weights themselves.
+    ``twin`` writes the other sibling too, beside the chosen one, for the app's ``--uncertainty``.
 
     Raises:
         AppError: there is no training in ``run``.
         UsageError: the training has no such network, or ``folder`` holds other files.
     """
+    if twin and choice == "both":
+        raise UsageError("--twin: the twin of both siblings is neither; choose --network 1 or 2")
     if folder.exists() and any(folder.iterdir()) and not (folder / "plan.json").exists():
         raise UsageError(f"{folder}: holds something that is no bundle; expected a new folder")
     plan = read_train_plan(run / PLAN_FILE)
     state = load_checkpoint(run)
     averages = [] if raw else state["trainer"]["averages"]
     networks = averages or state["trainer"]["networks"]
+    weights = _weights(networks, choice, run)
+    other: Choice = "1" if choice == "2" else "2"
+    weights_of_twin = _weights(networks, other, run) if twin else None
+    siblings = len(networks) if choice == "both" else 1
+    exported = replace(plan.app, name=name, network=replace(plan.app.network, siblings=siblings))
+    state_of_weights = f"{'running means' if averages else 'last state'} of the weights"
+    remove_twin(folder)  # of an earlier export: the sibling of other weights
+    what = f"{_EXPORTED[choice]}, {state_of_weights}"
+    write_bundle(folder, exported, weights, _model_card(name, plan, state["progress"], what))
+    if weights_of_twin is not None:
+        what = f"{_EXPORTED[other]}, {state_of_weights}; the twin of {_EXPORTED[choice]}"
+        card = _model_card(f"{name}-twin", plan, state["progress"], what)
+        write_bundle(folder / TWIN_FOLDER, replace(exported, name=f"{name}-twin"), weights_of_twin, card)
+        write_hashes(folder)
+    return exported
+
+
+def _weights(networks: list[dict[str, Any]], choice: Choice, run: Path) -> dict[str, Any]:
+    """float32 arrays by name, small enough for float16."""
     weights = {key: value.float().numpy() for key, value in _choose(networks, choice, run).items()}
     largest = max(float(np.abs(value).max()) for value in weights.values())
     if not largest < float(np.finfo(np.float16).max):
         raise UsageError(f"{run}: weights up to {largest:g} do not fit float16; the training has diverged")
-    siblings = len(networks) if choice == "both" else 1
-    exported = replace(plan.app, name=name, network=replace(plan.app.network, siblings=siblings))
-    what = f"{_EXPORTED[choice]}, {'running means' if averages else 'last state'} of the weights"
-    write_bundle(folder, exported, weights, _model_card(name, plan, state["progress"], what))
-    return exported
+    return weights
 
 
 def _choose(networks: list[dict[str, Any]], choice: Choice, run: Path) -> dict[str, Any]:
@@ -51,7 +73,7 @@ def _choose(networks: list[dict[str, Any]], choice: Choice, run: Path) -> dict[s
         return {f"{sibling}.{key}": value for sibling, weights in pair for key, value in weights.items()}
     index = 1 if choice in ("2", "both") else 0
     if index >= len(networks):
-        raise UsageError(f"{run}: a supervised training has one network; choose --network 1")
+        raise UsageError(f"{run}: a supervised training has one network; choose --network 1, without --twin")
     return networks[index]
 
 
