@@ -6,7 +6,6 @@ coarser spacing shows the same patient in fewer voxels. ``python -m tools.phanto
 """
 
 import argparse
-import gzip
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from app.atomic_files import atomic_file
 from app.cases import prepare_output_folder
 from app.errors import AppError, UsageError
 from app.resampling import resample
 from app.volume import Float32Array, Geometry, LabelArray, Shape, Vector, Volume
 from app.volume_io import write_label_map
+from tools.ct import write_ct
 from tools.phantom_anatomy import ORGANS
 from tools.phantom_canvas import Canvas, paint_body, paint_organ, vary
 
@@ -97,26 +96,14 @@ def make_phantom(
         if label <= organs:
             paint_organ(canvas, variant, organ.hu[phase], label)
     if noise_hu > 0:
-        canvas.hu += _noise(scanner, shape_zyx, noise_hu)
+        canvas.hu += reconstruction_noise(scanner, shape_zyx, noise_hu)
     first = round(field_of_view[0] * shape_zyx[0])
     return _phantom(canvas, spacing_zyx_mm, first, max(first + 1, round(field_of_view[1] * shape_zyx[0])))
 
 
 def write_image(path: Path, phantom: Phantom) -> None:
     """Writes the scan as int16 NIfTI, all at once or not at all; equal phantoms are equal files."""
-    import nibabel
-
-    to_ras = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
-    affine = np.eye(4)
-    affine[:3, :3] = (to_ras * phantom.geometry.spacing_zyx_mm)[:, ::-1]
-    affine[:3, 3] = to_ras @ phantom.geometry.origin_zyx_mm
-    image = nibabel.Nifti1Image(phantom.voxels_hu.T, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    packed = gzip.compress(image.to_bytes(), compresslevel=3, mtime=0)
-    with atomic_file(path) as stream:
-        stream.write(packed)
+    write_ct(path, phantom.voxels_hu, phantom.geometry)
 
 
 def write_phantoms(
@@ -199,8 +186,11 @@ def _bent_places(patient: np.random.Generator, shape_zyx: Shape, spacing_zyx_mm:
     return places, spacing_zyx_mm
 
 
-def _noise(scanner: np.random.Generator, shape_zyx: Shape, noise_hu: float) -> Float32Array:
-    """Noise without its lowest and highest frequencies in plane, as filtered back projection leaves it."""
+def reconstruction_noise(scanner: np.random.Generator, shape_zyx: Shape, noise_hu: float) -> Float32Array:
+    """float32 (z, y, x), HU: noise of that standard deviation, the same noise for the same ``scanner``.
+
+    Without its lowest and highest frequencies in plane, as filtered back projection leaves it.
+    """
     white = scanner.standard_normal(shape_zyx, dtype=np.float32)
     noise: Float32Array = ndimage.gaussian_filter(white, (0.4, 0.7, 0.7))
     noise -= 0.7 * ndimage.gaussian_filter(white, (0.4, 2.0, 2.0))

@@ -1,0 +1,246 @@
+"""Robustness and quality: a network that is an oracle on phantoms, so that every number of the tables is known."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from app.plan import Plan, parse_plan
+from app.volume import Float32Array, LabelArray, Vector
+from app.volume_io import write_label_map
+from tests.conftest import Oracle, tiny_plan, write_tiny_bundle
+from tools.ct import Ct, write_ct
+from tools.phantom import make_phantom
+from tools.quality.__main__ import analyse
+from tools.quality.__main__ import main as quality
+from tools.quality.association import Pair, auroc, cluster_interval, spearman, summarise
+from tools.robustness.__main__ import main as robustness
+from tools.robustness.measure import ORGANS, Networks, measure
+from tools.robustness.table import markdown
+
+SPACING, COARSE = (4.0, 8.0, 8.0), (12.0, 20.0, 20.0)
+
+
+def plan(target_zyx_mm: Vector = SPACING) -> Plan:
+    """FLARE's organs on a phantom's own grid, in HU / 100."""
+    tiny = parse_plan(json.dumps(tiny_plan()), "plan.json")
+    window = replace(tiny.sliding_window, patch_size=(16, 16, 16))
+    spacing = replace(tiny.spacing, target_zyx_mm=target_zyx_mm)
+    return replace(tiny, labels=ORGANS, spacing=spacing, sliding_window=window, intensity=replace(
+        tiny.intensity, clip_hu=(-10000.0, 10000.0), subtract_hu=0.0))  # fmt: skip
+
+
+def painted(label_map: LabelArray) -> Ct:
+    """A scan whose HU are 100 times the label: an oracle can read the label map off it."""
+    phantom = make_phantom(2, (90, 40, 40), SPACING)
+    geometry = replace(phantom.geometry, shape_zyx=phantom.label_map.shape)
+    return Ct((label_map * np.int16(100)).astype(np.int16), geometry, phantom.label_map)
+
+
+def reads_labels(tile: Float32Array) -> Float32Array:
+    """Logits that are largest for the label nearest to HU / 100; what is beyond 13 counts as background."""
+    classes = np.arange(14, dtype=np.float32)[:, None, None, None]
+    return -np.abs(classes - np.where((tile < 0) | (tile > 13), 0, tile)).astype(np.float32)
+
+
+def without_liver(tile: Float32Array) -> Float32Array:
+    logits = reads_labels(tile)
+    logits[1] = -100
+    return logits
+
+
+@pytest.fixture(scope="module")
+def truth() -> LabelArray:
+    return make_phantom(2, (90, 40, 40), SPACING).label_map
+
+
+def test_a_perfect_network_is_perfect_on_the_scan_as_it_is(truth: LabelArray) -> None:
+    row = measure(Networks(plan(), Oracle(reads_labels), Oracle(without_liver)), "a", painted(truth), "original", 0)
+    scored = [values for values in row["organs"].values() if values["reference_ml"] >= 1]
+    assert len(scored) > 10
+    assert all(values["dsc"] == values["nsd"] == 1.0 for values in scored)
+    assert row["organs"]["liver"]["found_ml"] == pytest.approx(np.count_nonzero(truth == 1) * 0.256)
+    assert row["organs"]["liver"]["agreement"] == 0.0
+    assert row["organs"]["spleen"]["agreement"] == 1.0
+    assert all(values["dsc"] is None for values in row["organs"].values() if values["reference_ml"] < 1)
+
+
+def test_what_is_found_in_the_chest_is_invented(truth: LabelArray) -> None:
+    """A box of 2 x 4 x 4 voxels of 0.256 ml near the head is taken for liver: 8.2 ml."""
+    marked = truth.copy()
+    marked[86:88, 10:14, 10:14] = 1
+    row = measure(Networks(plan(), Oracle(reads_labels)), "a", painted(marked), "chest", 0)
+    assert row["invented_ml"]["liver"] == pytest.approx(8.192)
+    assert sum(row["invented_ml"].values()) == pytest.approx(8.192)
+    assert "aorta" not in row["invented_ml"]
+    text = markdown({"command": "c", "bundle": {"name": "b"}, "about_labels": "me", "rows": [row]})
+    assert "* a: liver 8.2 ml\n" in text
+
+
+def test_what_cannot_be_made_is_told_and_not_scored(truth: LabelArray) -> None:
+    ct = painted(truth)
+    thick = replace(ct, geometry=replace(ct.geometry, spacing_zyx_mm=(5.0, 8.0, 8.0)))
+    row = measure(Networks(plan(), Oracle(reads_labels)), "a", thick, "slices-5mm", 0)
+    assert row == {"case_id": "a", "kind": "slices-5mm", "skipped": row["skipped"]}
+    assert "slices of 5 mm" in row["skipped"]
+    text = markdown({"command": "c", "bundle": {"name": "b"}, "about_labels": "me", "rows": [row]})
+    assert "* a, slices-5mm: slices of 5 mm" in text
+    assert "No scan shows enough of the chest." in text
+
+
+def made_row(case_id: str, kind: str, **dsc: float) -> dict[str, Any]:
+    empty = {"dsc": None, "nsd": None, "reference_ml": 0.0, "found_ml": 0.0, "agreement": None}
+    organs = {organ: {**empty} for organ in ORGANS}
+    for organ, value in dsc.items():
+        organs[organ] |= {"dsc": value, "nsd": value / 2, "agreement": value}
+    return {"case_id": case_id, "kind": kind, "skipped": None, "organs": organs}
+
+
+def test_changes_compare_the_same_organs_of_the_same_scans() -> None:
+    """The liver of a falls by 0.2 and its spleen by 0; b, whose slices are thick already, changes no mean."""
+    rows = [
+        made_row("a", "original", liver=0.9, spleen=0.8),
+        made_row("b", "original", liver=0.1),
+        made_row("a", "slices-5mm", liver=0.7, spleen=0.8),
+        {"case_id": "b", "kind": "slices-5mm", "skipped": "slices of 5 mm"},
+    ]
+    text = markdown({"command": "c", "bundle": {"name": "b"}, "about_labels": "me", "rows": rows})
+    assert "| the scan as it is (`original`) | 2 | 3 | 0.600 | - | 0.300 | - |" in text
+    assert "(`slices-5mm`) | 1 | 2 | 0.750 | -0.100 | 0.375 | -0.050 |" in text
+    assert "| liver | 0.500 (2) | 0.700 (1) |" in text
+    assert "| pancreas | - | - |" in text
+
+
+# --- the association --------------------------------------------------------------------------------------
+
+
+def array(*values: float) -> Any:
+    return np.array(values, dtype=np.float64)
+
+
+def test_rank_correlation_by_hand() -> None:
+    """Ranks 1 3 2 and 1 2 3: 1 - 6 * 2 / (3 * 8) = 0.5. Monotone is 1, whatever the curve."""
+    assert spearman(array(0.2, 0.9, 0.5), array(0.1, 0.6, 0.8)) == pytest.approx(0.5)
+    assert spearman(array(0.1, 0.2, 0.8, 0.9), array(0.0, 0.01, 0.02, 1.0)) == pytest.approx(1.0)
+    assert spearman(array(0.1, 0.2, 0.9), array(0.8, 0.5, 0.1)) == pytest.approx(-1.0)
+    assert spearman(array(0.1, 0.2), array(0.1, 0.2)) is None
+    assert spearman(array(0.5, 0.5, 0.5), array(0.1, 0.2, 0.3)) is None
+
+
+def test_area_under_the_curve_by_hand() -> None:
+    """Bad at 0.3 and 0.8, good at 0.8 and 0.9: 0.3 < both, 0.8 = 0.8, 0.8 < 0.9: 3.5 of 4."""
+    assert auroc(array(0.3, 0.8, 0.8, 0.9), array(0.1, 0.69, 0.7, 0.95)) == pytest.approx(0.875)
+    assert auroc(array(0.9, 0.2), array(0.1, 0.9)) == 0.0
+    assert auroc(array(0.9, 0.2), array(0.8, 0.9)) is None
+
+
+def test_both_are_scipys() -> None:
+    random = np.random.default_rng(0)
+    agreement, dsc = random.integers(0, 8, (2, 60)) / 8
+    assert spearman(agreement, dsc) == pytest.approx(float(stats.spearmanr(agreement, dsc).statistic))
+    good, bad = agreement[dsc >= 0.7], agreement[dsc < 0.7]
+    assert auroc(agreement, dsc) == pytest.approx(stats.mannwhitneyu(good, bad).statistic / (good.size * bad.size))
+
+
+def test_organs_that_neither_found_are_counted_apart() -> None:
+    pairs = [
+        Pair("a", "original", "liver", 0.9, 0.95),
+        Pair("a", "original", "spleen", 0.4, 0.3),
+        Pair("b", "original", "liver", 0.6, 0.9),
+        Pair("b", "original", "spleen", 0.8, 0.2),
+        Pair("b", "original", "pancreas", None, 0.0),
+    ]
+    found = summarise(pairs, warn_below=0.7)
+    assert (found["pairs"], found["scans"], found["missed_by_both"]) == (4, 2, 1)
+    assert (found["bad"], found["warned"], found["warned_and_bad"]) == (2, 2, 1)
+    # Agreement 0.9 0.4 0.6 0.8 has ranks 4 1 2 3, DSC 0.95 0.3 0.9 0.2 has 4 2 3 1: 1 - 6 * (1 + 1 + 4) / (4 * 15).
+    assert found["spearman"] == pytest.approx(0.4)
+    assert found["auroc"] == pytest.approx(0.75)
+    assert found["spearman_interval"] is None
+
+
+def test_scans_are_drawn_whole() -> None:
+    """Three scans that each hold the same perfect order: every draw is perfect. Two scans say nothing."""
+    agreement, dsc = np.tile(array(0.1, 0.5, 0.9), 3), np.tile(array(0.2, 0.6, 0.8), 3)
+    cases = np.repeat(["a", "b", "c"], 3)
+    assert cluster_interval(spearman, agreement, dsc, cases, 0) == pytest.approx((1.0, 1.0))
+    assert cluster_interval(spearman, agreement[:6], dsc[:6], cases[:6], 0) is None
+    # Scan c alone runs the other way. In (2/3)^3 of the draws it is missing, in 1/27 it is all there is.
+    dsc[6:] = 0.8, 0.6, 0.2
+    low, high = cluster_interval(spearman, agreement, dsc, cases, 0) or (0, 0)
+    assert (low, high) == pytest.approx((-1.0, 1.0))
+
+
+# --- the commands -----------------------------------------------------------------------------------------
+
+
+def test_other_organs_and_a_missing_twin_are_refused(
+    tiny_bundle: Path, default_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_case(tmp_path, "a")
+    assert robustness(command(tiny_bundle, tmp_path)) == 2
+    assert "expected FLARE22's 13 organs" in capsys.readouterr().err
+    assert robustness(command(default_bundle, tmp_path, "--uncertainty")) == 2
+    assert "has no twin; see `python -m tools.train export --twin`" in capsys.readouterr().err
+
+
+def test_scans_need_label_maps(default_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(tmp_path, "a")
+    (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "b.nii.gz")
+    assert robustness(command(default_bundle, tmp_path)) == 2
+    assert "none with a label map in" in capsys.readouterr().err
+    scan = str(tmp_path / "images" / "a_0000.nii.gz")
+    assert robustness([*command(default_bundle, tmp_path), "--scans", scan]) == 2
+    assert "no a.nii.gz; expected the label map of" in capsys.readouterr().err
+
+
+def write_case(folder: Path, case_id: str) -> None:
+    phantom = make_phantom(2, (30, 16, 16), COARSE)
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "labels").mkdir(exist_ok=True)
+    write_ct(folder / "images" / f"{case_id}_0000.nii.gz", phantom.voxels_hu, phantom.geometry)
+    write_label_map(folder / "labels" / f"{case_id}.nii.gz", phantom.label_map, phantom.volume)
+
+
+def command(bundle: Path, folder: Path, *more: str) -> list[str]:
+    files = ["--scans", str(folder / "images"), "--labels", str(folder / "labels"), "--out", str(folder / "out")]
+    return ["--bundle", str(bundle), *files, "--threads", "1", *more]
+
+
+def test_from_scans_to_tables_and_a_second_run_adds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = Networks(plan(COARSE), Oracle(reads_labels), Oracle(without_liver))
+    monkeypatch.setattr("tools.robustness.__main__.load_networks", lambda *_: networks)
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    write_case(tmp_path, "a")
+    write_case(tmp_path, "b")
+    kinds = ("--kinds", "original", "hu+40", "--uncertainty")
+    assert robustness(command(bundle, tmp_path, *kinds)) == 0
+    record = json.loads((tmp_path / "out" / "robustness.json").read_text())
+    assert [(row["case_id"], row["kind"]) for row in record["rows"]] == [
+        ("a", "original"), ("a", "hu+40"), ("b", "original"), ("b", "hu+40"),
+    ]  # fmt: skip
+    assert record["command"].startswith("python -m tools.robustness --bundle")
+    calls = networks.predictor.calls  # type: ignore[attr-defined]
+    assert robustness(command(bundle, tmp_path, *kinds)) == 0
+    assert networks.predictor.calls == calls  # type: ignore[attr-defined]
+    assert robustness(command(bundle, tmp_path, *kinds, "--seed", "1")) == 2
+    assert "another seed; choose another --out" in capsys.readouterr().err
+    assert quality([str(tmp_path / "out" / "robustness.json"), "--out", str(tmp_path / "quality")]) == 0
+    found = json.loads((tmp_path / "quality" / "quality.json").read_text())
+    assert found == {**analyse(record, found["command"]), "measured_with": found["measured_with"]}
+    assert found["organs"]["spleen"]["pairs"] + found["organs"]["spleen"]["missed_by_both"] == 4
+    assert "| spleen | " in (tmp_path / "quality" / "quality.md").read_text()
+    assert (tmp_path / "quality" / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_record_without_agreement_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "record.json").write_text('{"uncertainty": false}')
+    for name, words in (("record.json", "no agreement in it"), ("missing.json", "cannot be read")):
+        assert quality([str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        assert words in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Scans made worse in ways that hospitals know, and their label maps with them."""

@@ -1,0 +1,58 @@
+"""Command line: ``python -m tools.degrade SCAN OUT.nii.gz --kind KIND``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from app.cases import prepare_output_folder
+from app.errors import AppError, CaseError, UsageError
+from app.volume_io import write_label_map
+from tools.ct import read_ct, write_ct
+from tools.degrade.effects import NotApplicable
+from tools.degrade.kinds import KINDS, degrade
+from tools.evaluate.flare import CORRECTED
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Degrades one scan; returns the exit code."""
+    kinds = "\n".join(f"  {name:13} {kind.text}" for name, kind in KINDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.degrade",
+        description="Makes a scan worse, and takes its label map along.",
+        epilog=f"kinds:\n{kinds}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("scan", type=Path, metavar="SCAN", help="whatever the app reads")
+    parser.add_argument("out", type=Path, metavar="OUT.nii.gz", help="the degraded scan, turned to LPS")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="its label map; chest needs it")
+    parser.add_argument("--labels-out", type=Path, metavar="OUT.nii.gz", help="the label map of the degraded scan")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    arguments = parser.parse_args(argv)
+    try:
+        _run(arguments)
+    except AppError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.labels_out and not arguments.labels:
+        raise UsageError("--labels-out: expected --labels, the label map to take along")
+    for path in filter(None, (arguments.out, arguments.labels_out)):
+        if not path.name.endswith(".nii.gz"):
+            raise UsageError(f"{path}: expected a name that ends in .nii.gz")
+        prepare_output_folder(path.parent)
+    ct = read_ct(arguments.scan, arguments.labels, tuple(organ.name for organ in CORRECTED.organs))
+    try:
+        found = degrade(ct, arguments.kind, arguments.seed)
+    except NotApplicable as error:
+        raise CaseError(f"{arguments.scan}: {error}") from error
+    write_ct(arguments.out, found.voxels_hu, found.geometry)
+    if arguments.labels_out and found.label_map is not None:
+        write_label_map(arguments.labels_out, found.label_map, found.volume)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

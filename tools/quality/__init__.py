@@ -1,0 +1,1 @@
+"""Whether the agreement of two networks tells how good a label map is."""

@@ -1,0 +1,79 @@
+"""Command line: ``python -m tools.quality robustness.json --out DIR``."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.atomic_files import atomic_file
+from app.cases import prepare_output_folder
+from app.errors import AppError, UsageError
+from tools.quality.association import BAD_BELOW_DSC, as_json, pairs_of, summarise
+from tools.quality.report import draw_scatter, markdown
+
+_EPILOG = """\
+Make the record with: python -m tools.robustness --uncertainty --bundle B --scans ... --labels ... --out DIR
+
+written to --out: quality.json (every pair, and what follows), then quality.md and quality.png from it.
+An organ that neither network finds has no agreement, and no warning reaches it; such organs are counted apart.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the three files; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.quality",
+        description="Does the agreement of a bundle's two networks foretell the DSC against the reference?",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("record", type=Path, metavar="robustness.json", help="measured with --uncertainty")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    arguments = parser.parse_args(argv)
+    try:
+        command = f"python -m tools.quality {shlex.join(sys.argv[1:] if argv is None else argv)}"
+        _run(arguments.record, arguments.out, command)
+    except AppError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def analyse(record: dict[str, Any], command: str) -> dict[str, Any]:
+    """What ``quality.json`` holds, from a record of ``tools.robustness``."""
+    pairs, warn_below = pairs_of(record["rows"]), record["warn_below_agreement"]
+    organs = list(dict.fromkeys(organ for row in record["rows"] if not row["skipped"] for organ in row["organs"]))
+    return {
+        "command": command,
+        "measured_with": record["command"],
+        "bundle": record["bundle"]["name"],
+        "about_labels": record["about_labels"],
+        "bad_below_dsc": BAD_BELOW_DSC,
+        "warn_below_agreement": warn_below,
+        "all": summarise(pairs, warn_below),
+        "organs": {organ: summarise([p for p in pairs if p.organ == organ], warn_below) for organ in organs},
+        "pairs": as_json(pairs),
+    }
+
+
+def _run(path: Path, out: Path, command: str) -> None:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); expected a record of tools.robustness") from error
+    if not isinstance(record, dict) or not record.get("uncertainty"):
+        raise UsageError(f"{path}: no agreement in it; expected a record of `tools.robustness --uncertainty`")
+    prepare_output_folder(out)
+    found = analyse(record, command)
+    with atomic_file(out / "quality.json") as stream:
+        stream.write((json.dumps(found, indent=1) + "\n").encode())
+    with atomic_file(out / "quality.md") as stream:
+        stream.write(markdown(found).encode())
+    draw_scatter(found, out / "quality.png")
+    print(out / "quality.md")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Command line: ``python -m tools.robustness --bundle B --scans ... --labels ... --out DIR``."""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.atomic_files import atomic_file
+from app.bundle import Bundle, load_bundle
+from app.cases import Case, find_cases, prepare_output_folder
+from app.errors import AppError, CaseError, UsageError
+from app.machine_limits import processor_limit
+from tools.ct import read_ct
+from tools.degrade.kinds import KINDS
+from tools.robustness.measure import ORGANS, Networks, Row, load_networks, measure
+from tools.robustness.table import markdown
+
+SCHEMA_VERSION = 1
+RECORD_FILE, TABLE_FILE = "robustness.json", "robustness.md"
+
+_EPILOG = """\
+Give scans that the network has not learnt from; nothing here can know which those are.
+
+written to --out: robustness.json after every row, then robustness.md. The next run with the same bundle, seed and
+references goes on with what is there. `python -m tools.quality` reads the same record.
+
+exit codes: 0 all measured, 1 a scan or label map is unusable, 2 wrong usage, 3 nothing there or --out cannot be
+written, 4 bundle unusable
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; ``--help`` explains all of it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.robustness",
+        description="Segments and scores held-out scans as they are and made worse (python -m tools.degrade --help "
+        "says in which ways), and tells what that costs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--scans", type=Path, nargs="+", required=True, metavar="SCAN", help="files, or one folder: those with labels"
+    )
+    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="X.nii.gz for X_0000.nii.gz")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="default: all")
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="run the bundle's twin too; tools.quality needs that (twice the time)",
+    )
+    parser.add_argument(
+        "--about-labels",
+        metavar="TEXT",
+        default="not said who drew it",
+        help="who made the label maps, for the table: agreement with another network is no accuracy",
+    )
+    parser.add_argument("--backend", choices=("auto", "openvino", "onnxruntime", "torch"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures what is not measured yet; returns the exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        _run(arguments, sys.argv[1:] if argv is None else argv)
+    except AppError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the next run goes on with the rows that are there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace, argv: list[str]) -> None:
+    prepare_output_folder(arguments.out)
+    cases = _cases(arguments.scans, arguments.labels)
+    bundle = load_bundle(arguments.bundle)
+    record = _begin(arguments, bundle, f"python -m tools.robustness {shlex.join(argv)}")
+    threads = arguments.threads or processor_limit()
+    networks = load_networks(bundle, arguments.uncertainty, arguments.backend, arguments.precision, threads)
+    record["network"] = _describe(networks, threads)
+
+    def keep(row: Row) -> None:
+        record["rows"].append(row)
+        _write(arguments.out / RECORD_FILE, json.dumps(record, indent=1) + "\n")
+        print(f"{row['case_id']} {row['kind']}: {_outcome(row)}", file=sys.stderr)
+
+    there = {(row["case_id"], row["kind"]) for row in record["rows"]}
+    for case in cases:
+        kinds = [kind for kind in KINDS if kind in arguments.kinds and (case.case_id, kind) not in there]
+        if kinds:
+            ct = read_ct(case.input_path, case.output_path, ORGANS)
+            for kind in kinds:
+                keep(measure(networks, case.case_id, ct, kind, arguments.seed))
+    _write(arguments.out / TABLE_FILE, markdown(record))
+    print(arguments.out / TABLE_FILE)
+
+
+def _cases(given: list[Path], labels: Path) -> list[Case]:
+    """The scans with their label maps as outputs; of a folder those that have one.
+
+    Raises:
+        UsageError: a scan is not there or has no label map.
+        CaseError: its name says that it cannot be segmented.
+    """
+    cases: list[Case] = []
+    for path in given:
+        folder = path if path.is_dir() else path.parent
+        found = find_cases(folder, labels)
+        wanted = [case for case in found if case.input_path == path or (path.is_dir() and case.output_path.exists())]
+        if not wanted:
+            raise UsageError(f"--scans {path}: no such scan, or none with a label map in {labels}")
+        cases += wanted
+    for case in cases:
+        if case.refusal:
+            raise CaseError(case.refusal)
+        if not case.output_path.exists():
+            raise UsageError(
+                f"--labels {labels}: no {case.output_path.name}; expected the label map of {case.input_path}"
+            )
+    return cases
+
+
+def _begin(arguments: argparse.Namespace, bundle: Bundle, command: str) -> dict[str, Any]:
+    """The record that is there, if it is of the same measurement, else a new one."""
+    same = {
+        "schema_version": SCHEMA_VERSION,
+        "bundle": {"name": bundle.plan.name, **bundle.sha256},
+        "seed": arguments.seed,
+        "uncertainty": arguments.uncertainty,
+        "about_labels": arguments.about_labels,
+    }
+    path = arguments.out / RECORD_FILE
+    rows: list[Row] = []
+    if path.exists():
+        before = json.loads(path.read_text())
+        different = [key for key, value in same.items() if before.get(key) != value]
+        if different:
+            raise UsageError(f"{path}: another {', '.join(different)}; choose another --out, or remove it")
+        rows = before["rows"]
+    where = {"machine": platform.node(), "warn_below_agreement": bundle.plan.warn_below_agreement}
+    return {**same, "command": command, **where, "rows": rows}
+
+
+def _describe(networks: Networks, threads: int) -> dict[str, Any]:
+    used = networks.predictor
+    return {"backend": used.backend, "device": used.device, "precision": used.precision, "threads": threads}
+
+
+def _outcome(row: Row) -> str:
+    if row["skipped"]:
+        return f"not made: {row['skipped']}"
+    scores = [values["dsc"] for values in row["organs"].values() if values["dsc"] is not None]
+    mean = f"DSC {sum(scores) / len(scores):.3f} of {len(scores)} organs" if scores else "no organ to score"
+    return f"{mean}, {row['seconds']:.1f} s"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
