@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from app.backends import create_predictor, expected_memory
-from app.bundle import load_bundle
+from app.bundle import Bundle, load_bundle
 from app.cases import single_case
 from app.machine_limits import processor_limit
-from app.pipeline import Options, run
+from app.pipeline import Options, TwinSource, run
 from app.progress import SilentProgress
 from app.report import RunRecord, peak_memory_mib
 from app.sliding_window import Predictor
@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             "precision": arguments.precision,
             "mode": arguments.mode,
             "one_window": arguments.one_window,
+            "uncertainty": arguments.uncertainty,
             "scans": comparisons,
         }
         arguments.out.write_text(json.dumps(record, indent=2))
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=("openvino", "onnxruntime", "torch"), default="openvino")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32")
     parser.add_argument("--mode", choices=("fastest", "normal"), default="fastest")
+    parser.add_argument("--uncertainty", action="store_true", help="run the bundle's twin too")
     parser.add_argument("--one-window", action="store_true", help="run the network on one window only")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the comparison")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # in the new process
@@ -113,6 +115,7 @@ def _measure_in_new_process(arguments: argparse.Namespace, scan: Path) -> dict[s
     command += ["--bundle", str(arguments.bundle.resolve()), "--backend", arguments.backend, "--mode", arguments.mode]
     command += ["--precision", arguments.precision]
     command += ["--one-window"] if arguments.one_window else []
+    command += ["--uncertainty"] if arguments.uncertainty else []
     done = subprocess.run(command, cwd=_ROOT, env=dict(os.environ), stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -121,18 +124,24 @@ def _measure_in_new_process(arguments: argparse.Namespace, scan: Path) -> dict[s
 def _measure(arguments: argparse.Namespace, scan: Path) -> Comparison:
     """Segments the scan in this process."""
     bundle = load_bundle(arguments.bundle)
-    factory = partial(create_predictor, bundle, arguments.backend, "cpu", arguments.precision, processor_limit())
 
-    def make_predictor() -> tuple[Predictor, tuple[str, ...]]:
-        predictor, warnings = factory()
+    def make_predictor(part: Bundle) -> tuple[Predictor, tuple[str, ...]]:
+        predictor, warnings = create_predictor(part, arguments.backend, "cpu", arguments.precision, processor_limit())
         return (FirstWindowOnly(predictor) if arguments.one_window else predictor), warnings
 
+    twin = None
+    if arguments.uncertainty:
+        if bundle.twin is None:
+            raise SystemExit(f"--uncertainty: {bundle.folder} has no twin")
+        both = expected_memory(bundle, arguments.backend, "cpu", arguments.precision, networks=2)
+        twin = TwinSource(partial(make_predictor, bundle.twin), both)
     record = RunRecord(options={})
     options = Options(mode=arguments.mode, spacing=bundle.plan.spacing.enforce)
     expected = expected_memory(bundle, arguments.backend, "cpu", arguments.precision)
     with tempfile.TemporaryDirectory() as folder:
         case = single_case(scan, Path(folder) / "labels.nii.gz")
-        run([case], bundle.plan, make_predictor, options, SilentProgress(), record, expected)
+        progress = SilentProgress()
+        run([case], bundle.plan, partial(make_predictor, bundle), options, progress, record, expected, twin=twin)
     (done,) = record.cases
     if not (done.memory and done.shape_zyx and done.network_shape_zyx):
         raise SystemExit(f"{scan}: {done.error}")
