@@ -139,8 +139,12 @@ def test_the_slab_shows_the_most_of_the_organs() -> None:
 
 
 def test_the_chest_begins_above_the_abdomen_and_vessels_do_not_count() -> None:
-    """The liver ends in slice 10, the aorta in 35; 10 mm are four slices of 3 mm, so slice 15 is the first."""
-    scan = ct((40, 3, 3), (3.0, 1.0, 1.0))
+    """The liver ends in slice 10, the aorta in 35; 10 mm are four slices of 3 mm, so slice 15 is the first.
+
+    Nine voxels of 3 x 20 x 20 mm are 10.8 ml; a kidney of three, 3.6 ml, in the chest is nobody's.
+    """
+    scan = ct((40, 3, 3), (3.0, 20.0, 20.0))
+    labels_of(scan)[20:23, 2, 2] = 13
     labels_of(scan)[2:11, 0, 0] = 1
     labels_of(scan)[0:36, 1, 1] = 5
     chest = cut_to_chest(scan)
@@ -150,7 +154,7 @@ def test_the_chest_begins_above_the_abdomen_and_vessels_do_not_count() -> None:
 
 
 def test_there_is_not_always_a_chest() -> None:
-    scan = ct((20, 3, 3), (3.0, 1.0, 1.0))
+    scan = ct((20, 3, 3), (3.0, 100.0, 100.0))
     with pytest.raises(NotApplicable, match="no organ of the abdomen"):
         cut_to_chest(scan)
     labels_of(scan)[8, 0, 0] = 1

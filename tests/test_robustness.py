@@ -36,9 +36,8 @@ def plan(target_zyx_mm: Vector = SPACING) -> Plan:
 
 def painted(label_map: LabelArray) -> Ct:
     """A scan whose HU are 100 times the label: an oracle can read the label map off it."""
-    phantom = make_phantom(2, (90, 40, 40), SPACING)
-    geometry = replace(phantom.geometry, shape_zyx=phantom.label_map.shape)
-    return Ct((label_map * np.int16(100)).astype(np.int16), geometry, phantom.label_map)
+    geometry = make_phantom(2, (90, 40, 40), SPACING).geometry
+    return Ct((label_map * np.int16(100)).astype(np.int16), geometry, label_map)
 
 
 def reads_labels(tile: Float32Array) -> Float32Array:
@@ -71,9 +70,9 @@ def test_a_perfect_network_is_perfect_on_the_scan_as_it_is(truth: LabelArray) ->
 
 def test_what_is_found_in_the_chest_is_invented(truth: LabelArray) -> None:
     """A box of 2 x 4 x 4 voxels of 0.256 ml near the head is taken for liver: 8.2 ml."""
-    marked = truth.copy()
-    marked[86:88, 10:14, 10:14] = 1
-    row = measure(Networks(plan(), Oracle(reads_labels)), "a", painted(marked), "chest", 0)
+    scan = painted(truth)
+    scan.voxels_hu[86:88, 10:14, 10:14] = 100
+    row = measure(Networks(plan(), Oracle(reads_labels)), "a", scan, "chest", 0)
     assert row["invented_ml"]["liver"] == pytest.approx(8.192)
     assert sum(row["invented_ml"].values()) == pytest.approx(8.192)
     assert "aorta" not in row["invented_ml"]

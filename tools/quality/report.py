@@ -15,7 +15,8 @@ def markdown(found: dict[str, Any]) -> str:
         "",
         f"Agreement: DSC between the label maps of both networks of {found['bundle']}. DSC: that of the first against "
         f"the reference ({found['about_labels']}). AUROC: of agreement for a DSC below {bad:g}. Intervals: 95 %, over "
-        "scans drawn whole; with few scans they are too narrow.",
+        "scans drawn whole; with few scans they are too narrow. In the last row much is which organ it is: read the "
+        "organs' own rows first.",
         "",
         f"| organ | organs (scans) | Spearman | AUROC | DSC below {bad:g} | agreement below {warn:g} | both "
         "| found by neither |",
