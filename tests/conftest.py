@@ -8,6 +8,7 @@ map of a scan on the plan's spacing is therefore ``tiny_label_map``.
 import gzip
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,14 @@ def _no_log_handler_afterwards() -> Iterator[None]:
     yield
     logging.getLogger("app").handlers.clear()
     logging.getLogger("app").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def _same_signal_handlers_afterwards() -> Iterator[None]:
+    """Command lines that clean up take SIGTERM for themselves."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def tiny_plan() -> dict[str, Any]:

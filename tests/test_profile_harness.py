@@ -3,19 +3,18 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_container import BASE_IMAGE
+from tests.fake_docker import calls, install_fake_docker
+from tests.real_docker import build_image, skip_without_engine
 from tools.profile.__main__ import main
 from tools.profile.container import Container, team_of
 from tools.profile.official import PROTOCOLS
@@ -39,42 +38,6 @@ while time.process_time() < 1: pass' ;;
 esac
 cp "inputs/${name}_0000.nii.gz" "outputs/$name.nii.gz"
 """
-# Understands what the harness says; a container is a folder with links to what -v names, and predict.sh's process.
-FAKE_DOCKER = """\
-import json, os, pathlib, signal, subprocess, sys, time
-home = pathlib.Path(__file__).parent
-words = sys.argv[1:]
-with (home / "calls").open("a") as stream:
-    stream.write(json.dumps(words) + "\\n")
-if words[:2] == ["image", "inspect"]:
-    if words[-1] == "missing:latest":
-        sys.exit("Error: No such image: missing:latest")
-    print("sha256:1234")
-elif words[:2] == ["container", "kill"]:
-    os.kill(int((home / words[2]).read_text()), signal.SIGKILL)
-elif words[:2] == ["container", "run"]:
-    if (home / "broken").exists():
-        print("docker: Error response from daemon: Conflict.", file=sys.stderr)
-        sys.exit(125)
-    options = words[2:words.index("/bin/bash")]
-    value = lambda name: options[options.index(name) + 1]
-    pathlib.Path(value("--cidfile")).write_text("f00d" * 16)
-    workspace = home / str(os.getpid())
-    workspace.mkdir()
-    for word in options:
-        source, _, target = word.partition(":")
-        if target.startswith("/workspace/"):
-            (workspace / target.split("/")[2]).symlink_to(source.rstrip("/"))
-        elif target == "/report/":
-            (workspace / "report").symlink_to(source.rstrip("/"))
-    (workspace / "predict.sh").write_bytes((home / "predict.sh").read_bytes())
-    command = words[-1].replace("/report/", "report/")
-    process = subprocess.Popen(["sh", "-c", "exec " + command], cwd=workspace, start_new_session=True)
-    (home / value("--name")).write_text(str(process.pid))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    code = process.wait()
-    sys.exit(code if code >= 0 else 128 - code)
-"""
 QUICK = ("--baseline", "0", "--interval", "0.02")
 REPORT_SH = """
 start=$(date +%s.%N)
@@ -84,23 +47,10 @@ echo "{\\"cases\\": [{\\"spans\\": [$span]}], \\"network_load_span\\": null}" > 
 """
 
 
-@pytest.fixture(autouse=True)
-def _same_signal_handlers_afterwards() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the stand-in, which is what ``docker`` now means."""
-    folder = tmp_path / "docker"
-    folder.mkdir()
-    (folder / "docker").write_text(f"#!{sys.executable} -SE\n{FAKE_DOCKER}")
-    (folder / "docker").chmod(0o755)
-    (folder / "predict.sh").write_text(PREDICT_SH)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return folder
+    return install_fake_docker(tmp_path / "docker", PREDICT_SH, monkeypatch)
 
 
 def write_scans(folder: Path, *names: str) -> Path:
@@ -118,10 +68,6 @@ def run_harness(tmp_path: Path, *options: str, image: str = "team:latest") -> in
 def read_table(path: Path) -> dict[str, dict[str, str]]:
     with path.open(newline="") as stream:
         return {row["Name"]: row for row in csv.DictReader(stream)}
-
-
-def calls(docker: Path) -> list[list[str]]:
-    return [json.loads(line) for line in (docker / "calls").read_text().splitlines()]
 
 
 def test_command_is_the_organisers() -> None:
@@ -149,6 +95,14 @@ def test_limits(protocol: str, given: dict[str, str], expected: dict[str, str]) 
     words = " ".join(container.command(Path("/in"), Path("/out"), Path("/id"), Path("/report"), None))
     assert all(f"{name} {value}" in words for name, value in expected.items())
     assert "--gpus" not in words
+
+
+def test_flags_win_over_limits() -> None:
+    """Docker takes the last of two values."""
+    flags = ("--shm-size", "64m", "--read-only")
+    container = Container("team:latest", "team", PROTOCOLS["flare23"], {}, flags=flags)
+    words = container.command(Path("/in"), Path("/out"), Path("/id"), Path("/report"), None)
+    assert words[3:10] == ["--shm-size", "28gb", "-m", "28G", *flags]
 
 
 def test_one_start_per_case_and_the_organisers_files(docker: Path, tmp_path: Path) -> None:
@@ -319,18 +273,9 @@ def test_team_is_in_the_images_name(image: str) -> None:
 @pytest.mark.long
 def test_real_docker(tmp_path: Path) -> None:
     """Counters of the container's own control group; a stuck container is gone afterwards."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no Docker engine")
-    build = tmp_path / "build"
-    build.mkdir()
-    (build / "predict.sh").write_text(PREDICT_SH)
-    (build / "Dockerfile").write_text(f"FROM {BASE_IMAGE}\nWORKDIR /workspace\nCOPY predict.sh .\n")
+    skip_without_engine()
     image = f"profiletest{os.getpid()}"
-    legacy = {**os.environ, "DOCKER_BUILDKIT": "0"}  # the builder that every engine has
-    subprocess.run(["docker", "build", "-q", "-t", image, str(build)], env=legacy, capture_output=True, check=True)
+    build_image(tmp_path / "build", image, PREDICT_SH)
     try:
         write_scans(tmp_path / "scans", "load", "stuck")
         words = ["--out", str(tmp_path / "out"), "--image", image, "--inputs", str(tmp_path / "scans")]

@@ -6,10 +6,10 @@ import shutil
 import signal
 import sys
 import threading
-from math import isfinite
 from pathlib import Path
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
+from tools.profile.arguments import device_index, seconds
 from tools.profile.container import Container, team_of
 from tools.profile.explanation import EPILOG
 from tools.profile.harness import Harness, find_scans, run_cases
@@ -51,16 +51,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-q", "--quiet", action="store_true", help="no summary of a command, no live line for an image")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
-        "--interval", type=_seconds, default=0.1, metavar="S", help="between samples (default: 0.1, the organisers')"
+        "--interval", type=seconds, default=0.1, metavar="S", help="between samples (default: 0.1, the organisers')"
     )
     sampling.add_argument(
-        "--baseline", type=_seconds, default=1.0, metavar="S", help="how long before each start (default: 1)"
+        "--baseline", type=seconds, default=1.0, metavar="S", help="how long before each start (default: 1)"
     )
     sampling.add_argument(
-        "--timeout", type=_seconds, metavar="S", help="stop it then (default: never; 3600 for each case of an image)"
+        "--timeout", type=seconds, metavar="S", help="stop it then (default: never; 3600 for each case of an image)"
     )
     sampling.add_argument(
-        "--gpu-index", type=_index, metavar="N", help="as in nvidia-smi (default: 0 if there is one, else no GPU curve)"
+        "--gpu-index",
+        type=device_index,
+        metavar="N",
+        help="as in nvidia-smi (default: 0 if there is one, else no GPU curve)",
     )
     sampling.add_argument("--report", type=Path, metavar="FILE", help="the report of this app that the command writes")
     image = parser.add_argument_group("image")
@@ -162,22 +165,6 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
         return None
     facts = path.stat()
     return facts.st_ino, facts.st_mtime_ns
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not isfinite(value) or value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more")
-    return value
-
-
-def _index(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0")
-    return int(text)
 
 
 if __name__ == "__main__":

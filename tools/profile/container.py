@@ -21,6 +21,7 @@ class Container:
         protocol: the challenge's.
         limits: options for ``docker container run`` in place of or besides the protocol's.
         stages: gives predict.sh ``--report``, for an image of this app.
+        flags: more words for ``docker container run``; they win over the limits.
     """
 
     image: str
@@ -28,12 +29,14 @@ class Container:
     protocol: Protocol
     limits: dict[str, str]
     stages: bool = False
+    flags: tuple[str, ...] = ()
 
     def command(self, inputs: Path, outputs: Path, id_file: Path, report: Path, gpu_index: int | None) -> list[str]:
         """The organisers' command, with ``--cidfile`` so that the container's counters can be found."""
         command = ["docker", "container", "run"]
         command += [f"--gpus=device={gpu_index}"] if gpu_index is not None else []
         command += [part for option in self.all_limits().items() for part in option]
+        command += self.flags
         command += ["--name", self.team, "--rm", "--cidfile", str(id_file)]
         command += ["-v", f"{inputs}/:/workspace/inputs/", "-v", f"{outputs}/:/workspace/outputs/"]
         command += ["-v", f"{report}/:/report/"] if self.stages else []
@@ -51,11 +54,20 @@ class Container:
         Raises:
             DeviceError: no Docker, no engine or no such image.
         """
-        found = _docker("image", "inspect", "--format", "{{.Id}}", self.image)
-        if found.returncode:
-            lines = found.stderr.strip().splitlines() or ["docker image inspect failed"]
-            raise DeviceError(f"{self.image}: {lines[-1]}; expected an image that `docker image ls` lists")
-        return found.stdout.strip()
+        return inspect_image(self.image, "{{.Id}}")
+
+
+def inspect_image(image: str, template: str) -> str:
+    """What ``docker image inspect`` tells by a Go template such as ``{{.Id}}`` or ``{{json .}}``.
+
+    Raises:
+        DeviceError: no Docker, no engine or no such image.
+    """
+    found = ask_docker("image", "inspect", "--format", template, image)
+    if found.returncode:
+        lines = found.stderr.strip().splitlines() or ["docker image inspect failed"]
+        raise DeviceError(f"{image}: {lines[-1]}; expected an image that `docker image ls` lists")
+    return found.stdout.strip()
 
 
 def team_of(image: str) -> str:
@@ -83,15 +95,21 @@ class ContainerStop:
         """
         if ended and self._kill is None:
             return
-        _docker("container", "rm", "--force", self._name)
+        ask_docker("container", "rm", "--force", self._name)
         if self._kill:
             self._kill.wait()
 
 
-def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+def ask_docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """How a short ``docker`` command ended, and what it said.
+
+    Raises:
+        DeviceError: no Docker, or no answer within two minutes.
+    """
+    command = ["docker", *arguments]
     try:
         return subprocess.run(
-            ["docker", *arguments], capture_output=True, encoding="utf-8", timeout=_ANSWER_S, check=False
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_ANSWER_S, check=False
         )
     except FileNotFoundError as error:
         raise DeviceError("docker: not installed; expected Docker's command line and an engine") from error

@@ -45,6 +45,7 @@ class Harness:
             "image_id": container.image_id(),
             "team": container.team,
             "limits": container.all_limits(),
+            "flags": container.flags,
             "columns": container.protocol.columns,
             "timeout_s": timeout_s,
             "interval_s": sampling.interval_s,
@@ -71,7 +72,7 @@ class Harness:
         with tempfile.TemporaryDirectory(prefix="inputs-", dir=self.folder, ignore_cleanup_errors=True) as name:
             inputs = Path(name)
             inputs.chmod(_OPEN_TO_ALL)
-            shutil.copy(scan, inputs)
+            Path(shutil.copy(scan, inputs)).chmod(_OPEN_TO_ALL)
             ending = self._measure(inputs, outputs, details, label)
             left = _names(inputs) - {scan.name}
         status, notes = judge(ending, label_map_name(scan), _names(outputs) - present, left)
