@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import EXPECTED_MEAN_DSC, mean_dsc
+from tests.real_docker import BASE_IMAGE
+from tools.submit.__main__ import main as submit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BASE_IMAGE = "python:3.11-slim-bookworm"
 IMAGE = "3dcps:test"
 LARGEST_ADDITION_BYTES = 750_000_000
 # What livers, spleens and kidneys of adults measure, enlarged and partly seen ones among them.
@@ -119,6 +121,24 @@ def test_exit_code_comes_through(image: str, tmp_path: Path) -> None:
     run = _run_flare(image, inputs, outputs, ["--network", "none"])
     assert run.returncode == 3, run.stderr
     assert list(outputs.iterdir()) == []
+
+
+def test_submission(image: str, tmp_path: Path) -> None:
+    """Every check passes, and the archive is an image with the team's tag."""
+    inputs, _ = _folders(tmp_path)
+    _write_synthetic_scan(inputs / "body_0000.nii.gz")
+    team, out = f"submission{os.getpid()}", tmp_path / "submission"
+    assert _docker("image", "tag", image, f"{team}:latest").returncode == 0
+    try:
+        code = submit(["--image", f"{team}:latest", "--inputs", str(inputs), "--out", str(out)])
+    finally:
+        _docker("image", "rm", f"{team}:latest")
+    assert code == 0, (out / "submission.md").read_text()
+    with tarfile.open(out / f"{team}.tar.gz") as archive:
+        manifest = archive.extractfile("manifest.json")
+        assert manifest is not None
+        assert json.load(manifest)[0]["RepoTags"] == [f"{team}:latest"]
+    (out / f"{team}.tar.gz").unlink()  # pytest keeps folders, and this is large
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
