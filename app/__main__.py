@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from app import __version__
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, UsageError
+from app.log_format import OneLineFormatter
 from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, processor_limit
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def _configure_logging(verbose: bool, quiet: bool, terminal: bool) -> None:
         from app.progress import TerminalLogHandler
 
         handler = TerminalLogHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logger.handlers = [handler]
     if quiet:
         logger.setLevel(logging.ERROR)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from app.errors import BundleError
+from app.onnx_check import check_self_contained
 from app.plan import Plan, parse_plan
 
 HASH_FILE = "SHA256SUMS"
@@ -43,9 +44,12 @@ class Bundle:
         """The content of a file of the bundle; what is returned is what was hashed.
 
         Raises:
-            BundleError: missing, not listed, or altered.
+            BundleError: missing, not listed, or altered; a network that needs other files or foreign operators.
         """
-        return _read_verified(self.folder, name, self.sha256)
+        content = _read_verified(self.folder, name, self.sha256)
+        if name.endswith(".onnx"):
+            check_self_contained(content, str(self.folder / name))
+        return content
 
 
 def load_bundle(folder: Path) -> Bundle:

@@ -34,6 +34,11 @@ class Case:
     output_path: Path
     refusal: str | None = None
 
+    @property
+    def has_label_map(self) -> bool:
+        """Whether it was segmented before; a link does not count: what it leads to is not in the output folder."""
+        return self.output_path.is_file() and not self.output_path.is_symlink()
+
 
 def find_cases(input_dir: Path, output_dir: Path) -> list[Case]:
     """The cases of a folder, sorted by id.

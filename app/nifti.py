@@ -27,6 +27,12 @@ from app.nifti_header import (
 from app.volume import Array, Geometry, LabelArray, Shape, Volume
 
 _CHUNK_BYTES = 4 * 2**20
+# All that a label map takes over from its scan's header, beside the first pixdims: any other field may hold a name.
+_GEOMETRY_FIELDS = (
+    *("qform_code", "sform_code", "xyzt_units"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
 
 
 def read_nifti(path: Path) -> Volume:
@@ -118,7 +124,7 @@ def _skip(stream: IO[bytes], count: int) -> None:
 
 
 def label_header(volume: Volume) -> Any:
-    """nibabel's header of the label map: the scan's own without its text, or a new one from the geometry."""
+    """nibabel's header of the label map: with the scan's own fields of geometry, or made from it."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -133,13 +139,12 @@ def label_header(volume: Volume) -> Any:
         header.set_qform(affine, code=1)
     else:
         kind = Nifti1Header if len(volume.nifti_header) == Nifti1Header.template_dtype.itemsize else Nifti2Header
-        header = kind(binaryblock=volume.nifti_header, check=False).as_byteswapped("<")
+        scan = kind(binaryblock=volume.nifti_header, check=False)
+        header = kind(endianness="<")
+        for field in _GEOMETRY_FIELDS:
+            header[field] = scan[field]
+        header["pixdim"][:4] = scan["pixdim"][:4]
         header.set_data_shape(lengths_xyz)
-        for text in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
-            if text in header:
-                header[text] = b""
-        for value in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
-            header[value] = 0
     header.set_data_dtype(np.uint8)
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["vox_offset"] = header.template_dtype.itemsize + 4

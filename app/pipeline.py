@@ -210,7 +210,7 @@ class _Runner:
         try:
             if case.refusal:
                 raise CaseError(case.refusal)
-            if self._options.skip_existing and case.output_path.exists():
+            if self._options.skip_existing and case.has_label_map:
                 record.status = "skipped"
                 logger.info("%s: skipped, %s is there", case.case_id, case.output_path)
                 return

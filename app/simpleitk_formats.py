@@ -1,5 +1,6 @@
 """MetaImage, NRRD and DICOM series, through SimpleITK, which is imported only when one of them is read."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from app.errors import CaseError
 from app.orientation import as_matrix, as_vector
+from app.simpleitk_data_files import check_data_files
 from app.volume import Geometry, Volume
 
 
@@ -14,9 +16,10 @@ def read_with_simpleitk(path: Path) -> Volume:
     """The scan in a MetaImage or NRRD file.
 
     Raises:
-        CaseError: SimpleITK cannot read it, or it is not a 3-D scan of real numbers.
+        CaseError: SimpleITK cannot read it, its voxels lie in another folder, or it is not a 3-D scan of real numbers.
     """
     _check_name(path)
+    check_data_files(path)
     return _volume_from_image(_load_image(path, [str(path)]), path)
 
 
@@ -91,10 +94,16 @@ def _load_image(path: Path, names: list[str]) -> Any:
     try:
         return sitk.ReadImage(names[0] if len(names) == 1 else names)
     except RuntimeError as error:
-        lines = str(error).strip().splitlines()
         raise CaseError(
-            f"{path}: SimpleITK cannot read it ({' '.join(lines[1:] or lines)}); expected a 3-D scan. Copy it again"
+            f"{path}: SimpleITK cannot read it ({_reason(error)}); expected a 3-D scan. Copy it again"
         ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What SimpleITK says, without text of the header: its NRRD reader quotes lines, of which only the step is kept."""
+    lines = str(error).strip().splitlines()
+    steps = [step for line in lines if (step := re.match(r"\[nrrd\] (\w+): ", line))]
+    return f"at {steps[-1][1]}" if steps else " ".join(lines[1:] or lines)
 
 
 def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -> Volume:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from app.orientation import as_matrix, as_vector
+from app.simpleitk_data_files import check_data_files
 from app.volume import Geometry
 
 _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}  # SimpleITK names types "16-bit signed integer", "32-bit float"
@@ -15,11 +16,16 @@ def read_header_with_simpleitk(path: Path) -> tuple[Geometry, int] | None:
     """(geometry, bytes of a voxel) of a file or a folder with one series; None if SimpleITK cannot tell.
 
     The slices of a series are counted, and its spacing is that of the first two.
+
+    Raises:
+        CaseError: the file's voxels lie in another folder.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError:  # would make SimpleITK end the process
         return None
+    if not path.is_dir():
+        check_data_files(path)
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

@@ -76,8 +76,8 @@ def without_voxels(volume: Volume) -> Volume:
 def write_label_map(path: Path, label_map: LabelArray, volume: Volume) -> None:
     """Writes uint8 (z, y, x) on the grid of ``volume`` as NIfTI, all at once or not at all.
 
-    The scan's own header is reused (sform, qform, codes, units), without its free text. A dot-file beside the
-    target is written, flushed to disk and renamed. The gzip stream carries no time and no name, so that equal
+    Of the scan's header the fields of geometry are reused (sform, qform, codes, units), nothing else. A dot-file beside
+    the target is written, flushed to disk and renamed. The gzip stream carries no time and no name, so that equal
     label maps are equal files.
 
     Only the header and geometry of ``volume`` are looked at: its voxels may have been dropped (``without_voxels``).

@@ -97,7 +97,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ),
         ("plan.json is not listed in SHA256SUMS",),
     ),
-    "not ONNX": (forge, ("network.onnx: OpenVINO cannot read it",)),
+    "not ONNX": (forge, ("network.onnx: not ONNX (", "expected a network. Convert it again")),
     "unknown key": (lambda b: replan(b, {**tiny_plan(), "patch": 1}), ("plan.json: plan: unknown key patch",)),
     "missing key": (
         lambda b: replan(b, {key: value for key, value in tiny_plan().items() if key != "mode"}),

@@ -21,6 +21,7 @@ from app.bundle import (
     write_hashes,
 )
 from app.errors import BundleError, FolderError
+from app.onnx_check import check_self_contained
 from app.plan import Crop, Plan, ShortcutPlan, parse_plan
 from tools.convert.architectures import Architecture, export_onnx, restore
 from tools.convert.half_precision import to_half_precision
@@ -53,6 +54,7 @@ def write_bundle(
     rounded = {name: np.ascontiguousarray(value, dtype=kind) for name, value in weights.items()}
     metadata = None if architecture is None else {_ARCHITECTURE: architecture.to_json()}
     onnx = build_onnx(plan, rounded) if metadata is None else _exported(plan, rounded, metadata[_ARCHITECTURE])
+    check_self_contained(onnx, str(folder / ONNX_FILE))
     plan_text = json.dumps(asdict(plan), indent=1) + "\n"
     parse_plan(plan_text, f"{folder / PLAN_FILE} (not written)")  # what nobody can read is not written
     check_is_for_a_bundle(folder)
@@ -125,6 +127,8 @@ def set_shortcuts(
     if shortcuts.crop == "organs" and source is None and bundle.locator is None:
         raise BundleError(f"{folder}: no locator to find the organs with; give --locator a bundle")
     if source is not None:
+        for name in source.sha256.keys() & {ONNX_FILE, HALF_ONNX_FILE}:
+            source.read(name)  # refuses a network that needs other files or foreign operators
         target = folder / LOCATOR_FOLDER
         target.mkdir(exist_ok=True)
         for name in (HASH_FILE, *source.sha256):
@@ -153,6 +157,9 @@ def stored_architecture(bundle: Bundle) -> str:
 def _write_onnx(folder: Path, content: bytes) -> None:
     """Writes the network, and once more in half precision if its weights allow that."""
     half = to_half_precision(content)
+    for written in (content, half):
+        if written is not None:
+            check_self_contained(written, str(folder / ONNX_FILE))
     (folder / ONNX_FILE).write_bytes(content)
     if half is None:
         (folder / HALF_ONNX_FILE).unlink(missing_ok=True)
