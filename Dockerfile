@@ -6,9 +6,12 @@
 #       -v "$PWD/inputs/:/workspace/inputs/" -v "$PWD/outputs/:/workspace/outputs/" \
 #       3dcps:cpu /bin/bash -c "sh predict.sh"
 #
+# A base image is code, too: --build-arg BASE=python:3.11-slim-bookworm@sha256:... builds on the one that you have checked.
 # Needs no BuildKit. CUDA_VISIBLE_DEVICES is left to whoever runs the container.
 
-FROM python:3.11-slim-bookworm AS build
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
 COPY app/requirements-cpu.txt /requirements-cpu.txt
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes -r /requirements-cpu.txt
@@ -32,7 +35,7 @@ RUN chmod -R u=rwX,go=rX . && mkdir inputs outputs && python -m compileall -q ap
 # The networks in half precision are for GPUs: out of the cpu image.
 RUN mkdir /half && find weights -name network-fp16.onnx -exec cp -p --parents {} /half \; -delete
 
-FROM python:3.11-slim-bookworm AS runtime
+FROM ${BASE} AS runtime
 # The official base lacks the standard library's byte code: 0.6 s of every start (Debian's Python has it; then nothing
 # is added here). Compiled: 13 MB.
 RUN python -m compileall -q -j 0 -x '/(test|tests|idlelib|lib2to3|ensurepip|site-packages|dist-packages)/' \

@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all the set-up they need. A bare Debian or Ubuntu lacks only:
 #   apt-get install -y git make python3 python3-venv
 .DEFAULT_GOAL := help
-.PHONY: help demo test check parity bench setup lint types layers format clean
+.PHONY: help demo test check audit parity bench setup lint types layers format clean
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
@@ -22,6 +22,14 @@ test: setup lint types layers  ## set up, lint, check types and layers, run the 
 
 check:  ## what CI runs: `make test` with the long tests, the container among them
 	$(MAKE) test PYTEST_ARGS="-m '' $(PYTEST_ARGS)"
+
+audit: build/audit/bin/pip-audit  ## known vulnerabilities of what the images hold; fails if pypi.org cannot tell
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r app/requirements-cpu.txt -r app/requirements-gpu.txt
+
+build/audit/bin/pip-audit: tools/requirements-audit.txt
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip --disable-pip-version-check install --quiet -r tools/requirements-audit.txt
+	touch $@
 
 parity: setup  ## our label maps beside those of real nnU-Net v1 and v2 (PARITY_ARGS=--help tells more)
 	$(BIN)/python -m tools.parity --pip-options "$(PIP_INDEX)" $(PARITY_ARGS)

@@ -102,16 +102,18 @@ def test_flares_command_on_a_real_scan(image: str, case: str, shared_data: Path,
     assert _hashes(outputs) == _hashes(_predict_on_host(inputs, tmp_path / "host"))
 
 
-def test_hardened_container(image: str, tmp_path: Path) -> None:
-    """Read-only root, no capabilities, a user without a name or HOME; /dev/shm has Docker's 64 MB anyway."""
+@pytest.mark.parametrize("user", [0, 1000, 2_000_000_000])
+def test_hardened_container(image: str, tmp_path: Path, user: int) -> None:
+    """Nothing can be written but outputs, not even /tmp; no capabilities; root, and users without a name or HOME."""
     inputs, outputs = _folders(tmp_path)
     _write_synthetic_scan(inputs / "body_0000.nii.gz")
+    inputs.chmod(0o555)
     outputs.chmod(0o777)
-    flags = "--network none -m 8g --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges"
-    run = _run_flare(image, inputs, outputs, [*flags.split(), "--user", "1000:1000"], "env -u HOME sh predict.sh")
+    flags = "--network none -m 8g --read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 256"
+    run = _run_flare(image, inputs, outputs, [*flags.split(), "--user", f"{user}:{user}"], "env -u HOME sh predict.sh")
     assert run.returncode == 0, run.stderr
     assert [path.name for path in outputs.iterdir()] == ["body.nii.gz"]
-    assert (outputs / "body.nii.gz").stat().st_uid == 1000
+    assert (outputs / "body.nii.gz").stat().st_uid == user
     _check_grid(outputs / "body.nii.gz", inputs / "body_0000.nii.gz")
 
 
