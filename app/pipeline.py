@@ -14,6 +14,7 @@ from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, return_freed_arr
 from app.memory import Fitter
 from app.memory_need import NetworkMemory
 from app.plan import Crop, Mode, Plan, SpacingKind
+from app.plausibility import examine, find_warnings, look_at
 from app.postprocessing import organ_volumes_ml, postprocess
 from app.preprocessing import Record, preprocess
 from app.progress import Progress
@@ -240,6 +241,7 @@ class _Runner:
         with clock.measure("read"):
             plan = self._fit(case, record)
             volumes = [read_volume(case.input_path)]
+            overview = look_at(volumes[0])
         grid_of = without_voxels(volumes[0])
         geometry = grid_of.geometry
         record.shape_zyx, record.spacing_zyx_mm = geometry.shape_zyx, geometry.spacing_zyx_mm
@@ -262,8 +264,10 @@ class _Runner:
         if disagreement := agreement_warning(record.agreement or {}, plan.warn_below_agreement):
             self._warn(case, record, disagreement)
         record.volumes_ml = organ_volumes_ml(label_map, plan.labels, geometry.voxel_volume_ml)
-        if not any(record.volumes_ml.values()):
-            self._warn(case, record, "no organ was found; the label map is empty")
+        with clock.measure("postprocess"):
+            record.plausibility = examine(overview, label_map, plan.labels, sum(record.volumes_ml.values()))
+        for warning in find_warnings(record.plausibility, plan.labels):
+            self._warn(case, record, warning)
         with clock.measure("write"):
             write_label_map(case.output_path, label_map, grid_of)
         clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from app import __version__
 from app.atomic_files import atomic_file
 from app.memory import MemoryRecord
+from app.plausibility import Findings
 from app.volume import Shape, Vector
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class CaseRecord:
         volumes_ml: by organ; 0 is an organ that was not found.
         agreement: by organ, DSC between the label maps of both networks, null if neither found it; null without
             ``--uncertainty``, and where there was no memory for two.
+        plausibility: what warnings about wrong but valid input were based on.
     """
 
     case_id: str
@@ -123,6 +125,7 @@ class CaseRecord:
     spans: list[Span] = field(default_factory=list)
     volumes_ml: dict[str, float] = field(default_factory=dict)
     agreement: dict[str, float | None] | None = None
+    plausibility: Findings | None = None
 
 
 @dataclass

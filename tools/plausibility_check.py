@@ -1,0 +1,180 @@
+"""How far good and bad scans lie apart in what ``app.plausibility`` measures: real scans, the same turned and spoilt.
+
+Every scan is segmented as it is, with its voxels turned under an unchanged header, and in parts that show no abdomen.
+Segmenting takes a minute each on two cores: label maps are kept in ``--work`` and not made again.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.atomic_files import atomic_file
+from app.backends import create_predictor
+from app.bundle import Bundle, load_bundle
+from app.pipeline import Options, segment
+from app.plausibility import (
+    LEAST_COMPACTNESS,
+    LEAST_ORGANS_ML,
+    LEAST_TISSUE_SHARE,
+    TURNED_MM,
+    Findings,
+    examine,
+    find_warnings,
+    look_at,
+)
+from app.postprocessing import organ_volumes_ml
+from app.volume import LabelArray, Volume
+from app.volume_io import read_volume
+
+_ROOT = Path(__file__).resolve().parent.parent
+AS_IS = "as_is"
+_TURNS = ("z", "y", "x", "zx", "yx")  # zx: feet first taken for head first; yx: prone taken for supine
+# Of scans of shared/data/abdomen_ct: what shows no abdomen, by slices from the feet.
+_PARTS = {
+    "legs": ("ct_002", slice(0, 30)),
+    "thighs and pelvis": ("ct_002", slice(0, 45)),
+    "pelvis": ("ct_003", slice(0, 28)),
+    "pelvis with a giant cyst": ("ct_007", slice(0, 40)),
+    "top of the chest": ("ct_001", slice(-36, None)),
+    "top of the chest, without contrast": ("ct_004", slice(-35, None)),
+    "chest": ("ct_008", slice(-40, None)),
+}
+# What a scan's voxels become without calibration; the label map is then looked at as it was.
+_SPOILT: dict[str, Callable[[Any], Any]] = {
+    "stored from 0": lambda hu: np.clip(hu, -1024, None) + 1024,
+    "shifted twice": lambda hu: hu - 1024,
+    "8 bits of a soft-tissue window": lambda hu: np.clip((hu + 160) / 400 * 255, 0, 255),
+    "0 to 1": lambda hu: np.clip((hu + 1000) / 2000, 0, 1),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan, changed or not.
+
+    Attributes:
+        change: ``as_is``, axes that were turned, a part of the scan, or what became of its voxels.
+        cpu_s: processor time that looking at it and examining it took.
+    """
+
+    scan: str
+    change: str
+    findings: Findings
+    warnings: list[str]
+    cpu_s: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 unless a scan as it is gets a warning; writes the JSON either way."""
+    arguments = _parser().parse_args(argv)
+    bundle = load_bundle(arguments.bundle)
+    check = _Check(bundle, arguments.work, arguments.kept)
+    rows = []
+    for path in sorted(arguments.scans.glob("*_0000.nii.gz")):
+        for row in check.rows(path, arguments.turns):
+            print(f"{row.scan} {row.change}: {'; '.join(row.warnings) or 'nothing'}", flush=True)
+            rows.append(row)
+    command = shlex.join(["python", "-m", "tools.plausibility_check", *(sys.argv[1:] if argv is None else argv)])
+    limits = {
+        "tissue_share": LEAST_TISSUE_SHARE,
+        "organs_ml": LEAST_ORGANS_ML,
+        "compactness": LEAST_COMPACTNESS,
+        "position_mm": TURNED_MM,
+    }
+    report = {"command": command, "limits": limits, "summary": summarise(rows), "rows": [asdict(row) for row in rows]}
+    with atomic_file(arguments.out) as stream:
+        stream.write((json.dumps(report, indent=1) + "\n").encode())
+    return 1 if any(row.warnings for row in rows if row.change == AS_IS) else 0
+
+
+def summarise(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """change -> scans, how many of them got a warning, and the range of each finding over them."""
+    changes = dict.fromkeys(row.change for row in rows)
+    summary = {}
+    for change in changes:
+        these = [row for row in rows if row.change == change]
+        ranges = {}
+        for name in asdict(these[0].findings):
+            values = [value for row in these if (value := getattr(row.findings, name)) is not None]
+            ranges[name] = [round(min(values), 3), round(max(values), 3)] if values else None
+        warned = [row.scan for row in these if row.warnings]
+        silent = [row.scan for row in these if not row.warnings]
+        summary[change] = {"warned": warned, "silent": silent, **ranges, "cpu_s": max(row.cpu_s for row in these)}
+    return summary
+
+
+class _Check:
+    """Segments with one bundle, and keeps what it made."""
+
+    def __init__(self, bundle: Bundle, work: Path, kept: bool) -> None:
+        self._plan, self._work, self._kept = bundle.plan, work, kept
+        self._predictor, _ = create_predictor(bundle, "auto", "cpu", "fp32")
+        work.mkdir(parents=True, exist_ok=True)
+
+    def rows(self, path: Path, turns: list[str]) -> Iterator[Row]:
+        """The rows of one scan."""
+        volume, scan = read_volume(path), path.name.removesuffix("_0000.nii.gz")
+        label_map = self._label_map(scan, AS_IS, volume)
+        yield self._row(scan, AS_IS, volume, label_map)
+        hu = volume.voxels * np.float32(volume.slope) + np.float32(volume.intercept)
+        for change, spoil in _SPOILT.items():
+            spoilt = replace(volume, voxels=spoil(hu).astype(np.float32), slope=1.0, intercept=0.0)
+            yield self._row(scan, change, spoilt, label_map)
+        for turn in turns:
+            turned = np.ascontiguousarray(np.flip(volume.voxels, tuple("zyx".index(axis) for axis in turn)))
+            yield from self._segmented(scan, turn, replace(volume, voxels=turned))
+        for name, (of_scan, slices) in _PARTS.items():
+            if of_scan == scan:
+                voxels = np.ascontiguousarray(volume.voxels[slices])
+                z, y, x = voxels.shape
+                geometry = replace(volume.geometry, shape_zyx=(z, y, x))
+                yield from self._segmented(scan, name, replace(volume, voxels=voxels, geometry=geometry))
+
+    def _segmented(self, scan: str, change: str, volume: Volume) -> Iterator[Row]:
+        if not self._kept or self._path(scan, change).exists():
+            yield self._row(scan, change, volume, self._label_map(scan, change, volume))
+
+    def _row(self, scan: str, change: str, volume: Volume, label_map: LabelArray) -> Row:
+        labels = self._plan.labels
+        organs_ml = sum(organ_volumes_ml(label_map, labels, volume.geometry.voxel_volume_ml).values())
+        start = time.process_time()
+        findings = examine(look_at(volume), label_map, labels, organs_ml)
+        cpu_s = time.process_time() - start
+        return Row(scan, change, findings, find_warnings(findings, labels), round(cpu_s, 4))
+
+    def _label_map(self, scan: str, change: str, volume: Volume) -> LabelArray:
+        path = self._path(scan, change)
+        if path.exists():
+            kept: LabelArray = np.load(path)["labels"]
+            return kept
+        options = Options(self._plan.mode, self._plan.spacing.enforce)
+        label_map, _, _ = segment(volume, self._predictor, self._plan, options)
+        with atomic_file(path) as stream:
+            np.savez_compressed(stream, labels=label_map)
+        return label_map
+
+    def _path(self, scan: str, change: str) -> Path:
+        return self._work / f"{scan}-{change.replace(' ', '_').replace(',', '')}.npz"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.plausibility_check", description=__doc__)
+    parser.add_argument("--scans", type=Path, required=True, metavar="DIR", help="shared/data/abdomen_ct/images")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--work", type=Path, default=Path("build/plausibility"), metavar="DIR", help="for label maps")
+    parser.add_argument("--bundle", type=Path, default=_ROOT / "weights" / "default", metavar="DIR")
+    parser.add_argument("--kept", action="store_true", help="segment nothing: only what --work holds")
+    parser.add_argument("--turns", nargs="*", choices=_TURNS, default=list(_TURNS), metavar="AXES")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
