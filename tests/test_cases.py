@@ -128,7 +128,12 @@ def test_the_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
 
 
 def write_series(
-    folder: Path, slices: int = 8, uid: str = "1.2.3.4", skip: tuple[int, ...] = (), tilt_mm: float = 0.0
+    folder: Path,
+    slices: int = 8,
+    uid: str = "1.2.3.4",
+    skip: tuple[int, ...] = (),
+    tilt_mm: float = 0.0,
+    more_tags: dict[str, str] | None = None,
 ) -> Path:
     """A CT series of ``tissue``: 2 mm rows, 1 mm columns, slices 3 mm apart and named from head to feet.
 
@@ -154,7 +159,7 @@ def write_series(
             "0028|1052": "-1000",
             "0028|1053": "2",
         }
-        for tag, value in tags.items():
+        for tag, value in {**tags, **(more_tags or {})}.items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{uid}_{slices - index:03d}.dcm"))
         writer.Execute(image)

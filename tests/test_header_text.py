@@ -16,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from tests.conftest import run_app, tissue, write_scan
+from tests.test_cases import write_series
 
 SECRET = b"Doe^Jane"  # 8 bytes: fits every text field but NIfTI's single characters
 TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str")
@@ -108,32 +109,14 @@ def test_metaimage_and_nrrd(tmp_path: Path, tiny_bundle: Path, capfd: pytest.Cap
     assert_holds_no(SECRET, run_and_collect(scan, tmp_path, tiny_bundle, capfd))
 
 
-def write_series(folder: Path) -> Path:
-    folder.mkdir()
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for index in range(4):
-        image = sitk.GetImageFromArray(tissue()[index])
-        image.SetSpacing((1.0, 2.0))
-        tags = {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": f"1.2.3.{index}",
-            "0008|0060": "CT",
-            "0020|000d": "1.2.9",
-            "0020|000e": "1.2.3",
-            "0020|0032": f"0\\0\\{3 * index}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-        }
-        for tag, value in {**tags, **dict.fromkeys(DICOM_TAGS, SECRET.decode())}.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{index}.dcm"))
-        writer.Execute(image)
-    assert (folder / "0.dcm").read_bytes().count(SECRET) >= 8
+def write_secret_series(folder: Path) -> Path:
+    write_series(folder, slices=4, uid="1.2.3", more_tags=dict.fromkeys(DICOM_TAGS, SECRET.decode()))
+    assert min(path.read_bytes().count(SECRET) for path in folder.iterdir()) >= 8
     return folder
 
 
 def test_dicom(tmp_path: Path, tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert_holds_no(SECRET, run_and_collect(write_series(tmp_path / "scan"), tmp_path, tiny_bundle, capfd))
+    assert_holds_no(SECRET, run_and_collect(write_secret_series(tmp_path / "scan"), tmp_path, tiny_bundle, capfd))
 
 
 # --- damaged ----------------------------------------------------------------------------------------------
@@ -188,6 +171,6 @@ def copy_of_another_patient(path: Path) -> None:
 def test_messages_about_dicom_quote_nothing(
     tmp_path: Path, tiny_bundle: Path, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], object]
 ) -> None:
-    folder = write_series(tmp_path / "scan")
-    damage(folder / "2.dcm")
+    folder = write_secret_series(tmp_path / "scan")
+    damage(sorted(folder.iterdir())[1])
     assert_holds_no(SECRET, run_and_collect(folder, tmp_path, tiny_bundle, capfd, code=1))
