@@ -4,9 +4,9 @@ All is judged on a coarse grid of the scan's own voxels, which takes millisecond
 soft tissue, which every patient has; the position by where lungs, spine, liver and spleen lie to each other, which no
 header can change. Lungs and spine are found by their HU, liver and spleen by the network, which finds them turned, too.
 
-What this cannot see: a scan turned by less than 90 degrees; one without liver, or with one of more than 4 litres; MR or
-raw values that spread like HU; another patient's scan. ``tools.plausibility_check`` measures how far apart good and bad
-scans are; the limits below lie in its gaps.
+What this cannot see: a scan turned by less than 90 degrees; one without liver; left and right swapped beside a liver of
+more than 4 litres; MR or raw values that spread like HU; another patient's scan. ``tools.plausibility_check`` measures
+how far apart good and bad scans are; the limits below lie in its gaps.
 """
 
 from dataclasses import dataclass, replace
@@ -37,7 +37,8 @@ _BONE_ABOVE_HU = 200.0
 _SPINE_REACH_MM = 35.0  # to both sides of the middle: ribs, hips and contrast in kidneys lie further out
 _LEAST_LUNG_ML = 100.0
 _LEAST_KIDNEY_ML = 30.0
-_LIVER_ML = (150.0, 4000.0)  # beyond, it is a piece, or not a liver
+_LEAST_LIVER_ML = 150.0
+_MOST_LIVER_ML = 4000.0  # beyond, something else was taken for it, too, and left and right cannot be told
 _SQUARE = np.ones((1, 3, 3), dtype=bool)
 
 
@@ -117,7 +118,8 @@ def examine(overview: Overview, label_map: LabelArray, labels: tuple[str, ...], 
     in_largest = sum(int(np.count_nonzero(_largest_part(mask))) for mask in organs.values())
     findings = Findings(_tissue_share(overview.hu_zyx), organs_ml, in_largest / max(1, int(np.count_nonzero(seen))))
     liver = organs.get("liver")
-    if liver is None or not _LIVER_ML[0] <= np.count_nonzero(liver) * voxel_ml <= _LIVER_ML[1]:
+    liver_ml = 0.0 if liver is None else float(np.count_nonzero(liver)) * voxel_ml
+    if liver is None or liver_ml < _LEAST_LIVER_ML:
         return findings
     lungs = _centre_mm(overview, _find_lungs(overview.hu_zyx), _LEAST_LUNG_ML)
     kidney = _centre_mm(overview, organs.get("right kidney", np.zeros_like(liver)), _LEAST_KIDNEY_ML)
@@ -128,7 +130,7 @@ def examine(overview: Overview, label_map: LabelArray, labels: tuple[str, ...], 
         lungs_above_liver_mm=_difference(0, lungs, centre),
         liver_above_kidney_mm=_difference(0, centre, kidney),
         spine_behind_liver_mm=_difference(1, spine, centre),
-        liver_right_of_spine_mm=_difference(2, spine, parenchyma),
+        liver_right_of_spine_mm=_difference(2, spine, parenchyma) if liver_ml <= _MOST_LIVER_ML else None,
     )
 
 

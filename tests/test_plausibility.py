@@ -214,8 +214,6 @@ def test_reference_labels_of_real_scans(shared_data: Path, plan: Plan, reference
     volume = read_volume(shared_data / "images" / f"{reference}_0000.nii.gz")
     label_map = np.asarray(nib.load(shared_data / "labels" / f"{reference}.nii.gz").dataobj).transpose()
     found = warnings_about(*turned(volume, label_map, axes), plan.labels)
-    assert [text.split(" lie")[0] for text in found] == {
-        "": [],
-        "z": ["as the header has it, the lungs"],
-        "y": ["as the header has it, the spine"],
-    }[axes]
+    expected = {"z": "the lungs lie", "y": "the spine lies"}.get(axes)
+    assert bool(found) == bool(expected)
+    assert expected is None or any(expected in text for text in found)
