@@ -16,7 +16,7 @@ from app.plan import Plan
 from tests.conftest import ROOT, write_scan
 from tools.parity import __main__ as parity
 from tools.parity import environments
-from tools.parity.compare import Comparison, compare_label_maps, failures, why_not_counted
+from tools.parity.compare import Comparison, compare_label_maps, failures, side_with, why_not_counted
 from tools.parity.measure import run_measured
 from tools.parity.peer_models import PeerModel, Weights, v1_plans, v1_weights, v2_plans, v2_weights, write_spec
 from tools.parity.rows import Row, all_rows, peer_model, select_rows
@@ -45,6 +45,8 @@ def a_record(row: Row = FASTEST, **changes: Any) -> dict[str, Any]:
         "peer": measurement,
         "ours": {**measurement, "wall_s": 10.0, "peak_rss_mib": 500.0},
         "agreement": 0.99999,
+        "different_voxels": 10,
+        "float32_sums": None,
         "worst_organ": {"organ": "spleen", "dsc": 0.99951},
         "organs_found": 9,
         "not_counted": None,
@@ -158,6 +160,15 @@ def test_label_maps_are_compared_by_voxel_and_by_organ(tmp_path: Path) -> None:
     assert found.worst_organ() is None  # a voxel has 0.006 ml
 
 
+def test_a_third_label_map_tells_who_is_right(tmp_path: Path) -> None:
+    """Four voxels differ: the third one gives two as we have them, one as the peer has it and one as nobody."""
+    peer, ours, judge = (
+        write_scan(tmp_path / f"{row}.nii.gz", np.array([[list(map(int, row))]], np.uint8))
+        for row in ("112201", "121102", "121200")
+    )
+    assert side_with(judge, peer, ours, 2) == {"ours": 2, "peer": 1, "neither": 1}
+
+
 def test_label_maps_on_two_grids_are_not_compared(tmp_path: Path) -> None:
     voxels = np.zeros((2, 3, 4), np.uint8)
     first = write_scan(tmp_path / "first.nii.gz", voxels)
@@ -222,15 +233,17 @@ def test_the_table() -> None:
         [
             a_record(),
             a_record(failures=["agreement 0.9, limit 0.999"]),
-            a_record(shapes, worst_organ=None, not_counted="seeded random network"),
+            a_record(
+                shapes, worst_organ=None, not_counted="seeded random network", float32_sums={"ours": 7, "peer": 3}
+            ),
         ]
     )
     assert (
-        "| v1: fastest, step 0.7 | default | ct_006 | torch | 99.9990 % | spleen: 0.9995 | 9 | 75, 10 | 1721, 500 "
-        "| passes |" in text
+        "| v1: fastest, step 0.7 | default | ct_006 | torch | 99.9990 % | 10 |  | spleen: 0.9995 | 9 | 75, 10 "
+        "| 1721, 500 | passes |" in text
     )
     assert "| fails: agreement 0.9, limit 0.999 |" in text
-    assert "| v2: step 0.5 | random-2d | ct_002_small | torch | 99.9990 % | none |" in text
+    assert "| v2: step 0.5 | random-2d | ct_002_small | torch | 99.9990 % | 10 | 3, 7 | none |" in text
     assert "2 of 3 rows count, 1 of them fail" in text
     assert text.count("Abacus, 2 cores (desk)") == 1
 

@@ -72,6 +72,15 @@ def compare_label_maps(peer: Path, ours: Path, organs: tuple[str, ...]) -> Compa
     return Comparison(theirs.labels.size, different, dsc, peer_ml, our_ml)
 
 
+def side_with(judge: Path, peer: Path, ours: Path, organs: int) -> dict[str, int]:
+    """Of the voxels in which both differ, how many a third label map gives as ours, as the peer's and as neither."""
+    third, theirs, mine = (read_label_map(path, organs).labels for path in (judge, peer, ours))
+    different = theirs != mine
+    with_ours = int(np.count_nonzero(different & (third == mine)))
+    with_peer = int(np.count_nonzero(different & (third == theirs)))
+    return {"ours": with_ours, "peer": with_peer, "neither": int(np.count_nonzero(different)) - with_ours - with_peer}
+
+
 def why_not_counted(row: Row, comparison: Comparison) -> str | None:
     """Why a row neither passes nor fails; None if it counts."""
     if row.seeded:

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.numpy import load
 
-from app.bundle import SAFETENSORS_FILE, load_bundle
+from app.bundle import PLAN_FILE, SAFETENSORS_FILE, load_bundle, write_hashes
 from app.errors import AppError
 from tools.parity import compare
 from tools.parity.environments import ROOT, ensure_environment, runner, variables
@@ -51,7 +51,8 @@ class Workshop:
         """The record of a row: both measurements, the comparison, whether it counts and what it breaks."""
         scan = prepare_scan(row.scan, self.data, self.work / "scans")
         peer_map, peer = self._peer_prediction(row, scan)
-        our_map, ours = self._our_prediction(row, next(scan.glob("*.nii.gz")))
+        (file,) = scan.glob("*.nii.gz")
+        our_map, ours = self._our_prediction(row, file, self._imported(row), row.name)
         found = compare.compare_label_maps(peer_map, our_map, self._bundle.plan.labels)
         worst = found.worst_organ()
         return {
@@ -70,7 +71,15 @@ class Workshop:
             "our_ml": found.our_ml,
             "not_counted": compare.why_not_counted(row, found),
             "failures": compare.failures(row, found),
+            "float32_sums": self._side_of_float32_sums(row, file, peer_map, our_map) if found.different else None,
         }
+
+    def _side_of_float32_sums(self, row: Row, scan: Path, peer: Path, ours: Path) -> dict[str, int] | None:
+        """Who is right where a peer with half-precision sums differs; None for other peers and seeded networks."""
+        if row.peer != "v2" or row.seeded:
+            return None
+        judge, _ = self._our_prediction(row, scan, self._with_float32_sums(row), f"{row.name}-float32-sums")
+        return compare.side_with(judge, peer, ours, len(self._bundle.plan.labels))
 
     def _peer_prediction(self, row: Row, scan: Path) -> tuple[Path, Measurement]:
         """The peer's label map and what it took; kept from an earlier run if it is there."""
@@ -89,15 +98,15 @@ class Workshop:
         record.write_text(json.dumps(asdict(measurement)), encoding="utf-8")
         return label_map, measurement
 
-    def _our_prediction(self, row: Row, scan: Path) -> tuple[Path, Measurement]:
-        label_map = self.work / "ours" / row.name / f"{row.scan}.nii.gz"
+    def _our_prediction(self, row: Row, scan: Path, bundle: Path, name: str) -> tuple[Path, Measurement]:
+        label_map = self.work / "ours" / name / f"{row.scan}.nii.gz"
         label_map.parent.mkdir(parents=True, exist_ok=True)
         label_map.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "app", "--bundle", str(self._imported(row)), "--input", str(scan)]
+        command = [sys.executable, "-m", "app", "--bundle", str(bundle), "--input", str(scan)]
         command += ["--output", str(label_map), "--report", str(label_map.with_name("report.json")), "-v"]
         command += ["--backend", row.backend, "--device", "cpu", "--precision", "fp32", "--mode", row.mode]
         command += ["--mirror"] if row.mirror else []
-        return label_map, self._child(command, f"ours-{row.name}", label_map)
+        return label_map, self._child(command, f"ours-{name}", label_map)
 
     def _model(self, row: Row) -> Path:
         """The peer's model folder, written by the peer from our weights; once a process."""
@@ -121,6 +130,18 @@ class Workshop:
             command = [sys.executable, "-m", "tools.convert", f"nnunet-{row.peer}", str(model), "--fold", "0"]
             command += ["--out", str(bundle), "--tile-step-size", f"{row.step:g}"]
             self._child(command, f"import-{row.bundle_name}", bundle / "plan.json")
+        return bundle
+
+    def _with_float32_sums(self, row: Row) -> Path:
+        """The imported bundle with sums in single precision; once a process."""
+        source, bundle = self._imported(row), self.work / "bundles" / f"{row.bundle_name}-float32-sums"
+        if self._first(f"bundle {bundle.name}"):
+            shutil.rmtree(bundle, ignore_errors=True)
+            shutil.copytree(source, bundle)
+            plan = json.loads((bundle / PLAN_FILE).read_text(encoding="utf-8"))
+            plan["sliding_window"]["accumulator"] = "float32"
+            (bundle / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
+            write_hashes(bundle)
         return bundle
 
     def _environment(self, peer: Peer) -> Path:

@@ -11,12 +11,12 @@ from typing import Any
 from app.atomic_files import atomic_file
 from app.errors import FolderError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _HEADER = (
-    "| nnU-Net | network | scan | our backend | voxels equal | worst organ over 1 ml: DSC | organs | "
-    "seconds: theirs, ours | peak MiB: theirs, ours | result |\n"
-    "|---|---|---|---|---:|---|---:|---:|---:|---|\n"
+    "| nnU-Net | network | scan | our backend | voxels equal | different | float32 sums: theirs, ours right | "
+    "worst organ over 1 ml: DSC | organs | seconds: theirs, ours | peak MiB: theirs, ours | result |\n"
+    "|---|---|---|---|---:|---:|---:|---|---:|---:|---:|---|\n"
 )
 
 
@@ -68,7 +68,7 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _line(record: dict[str, Any]) -> str:
-    row, worst = record["row"], record["worst_organ"]
+    row, worst, sides = record["row"], record["worst_organ"], record["float32_sums"]
     mirror = ", mirrored" if row["mirror"] else ""
     mode = f"{row['mode']}, " if row["peer"] == "v1" else ""
     cells = (
@@ -77,6 +77,8 @@ def _line(record: dict[str, Any]) -> str:
         row["scan"],
         row["backend"],
         f"{100 * record['agreement']:.4f} %",
+        str(record["different_voxels"]),
+        f"{sides['peer']}, {sides['ours']}" if sides else "",
         f"{worst['organ']}: {worst['dsc']:.4f}" if worst else "none",
         str(record["organs_found"]),
         f"{record['peer']['wall_s']:.0f}, {record['ours']['wall_s']:.0f}",
