@@ -1,13 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, also when the process is killed or two runs write the same one."""
 
+import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from app.errors import FolderError
+from app.errors import CaseError, FolderError
+
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # by some network file systems
 
 
 @contextmanager
@@ -15,19 +19,22 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream whose content appears under ``path`` when the block ends well, and never otherwise.
 
     Raises:
+        CaseError: another run is writing this file.
         FolderError: the folder cannot be written or the disk is full.
     """
     partial = _partial(path)
     try:
-        try:
-            with partial.open("wb") as stream:
+        with _open_locked(partial, path) as stream:
+            try:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            partial.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+                partial.replace(path)
+            except BaseException:
+                with suppress(OSError):  # it tells nothing that the error in flight does not
+                    partial.unlink()
+                raise
+        _sync_folder(path.parent)
     except OSError as error:
         raise FolderError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another output folder"
@@ -35,15 +42,57 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_partial(path: Path) -> None:
-    """Removes what a killed run left of ``path``.
+    """Removes what a killed run left of ``path``, but not what another run is writing.
 
     Raises:
         FolderError: the folder cannot be written.
     """
+    partial = _partial(path)
     try:
-        _partial(path).unlink(missing_ok=True)
+        if partial.is_symlink():  # nothing that this app makes
+            partial.unlink()
+        with suppress(FileNotFoundError), partial.open("rb") as left_behind:
+            if _lock(left_behind.fileno()):
+                partial.unlink(missing_ok=True)
     except OSError as error:
-        raise FolderError(f"{path.parent}: cannot be written ({error.strerror or error})") from error
+        raise FolderError(
+            f"{path.parent}: cannot be written ({error.strerror or error}); choose another output folder"
+        ) from error
+
+
+def _open_locked(partial: Path, path: Path) -> IO[bytes]:
+    """The empty partial file, locked for as long as it is open; a killed process holds no lock."""
+    while True:
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            if not _lock(descriptor):
+                raise CaseError(f"{path}: another run is writing it; expected to be alone. Wait for it, or end it")
+            if _is_still(partial, descriptor):
+                os.ftruncate(descriptor, 0)
+                return os.fdopen(descriptor, "wb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # between opening and locking, another run gave this file its final name
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether no other process holds it; where there are no locks, nobody does."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _partial(path: Path) -> Path:
@@ -53,8 +102,15 @@ def _partial(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Flushes the folder's entries where that can be asked for: not on SMB shares, nor where one may not list them."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
     finally:
         os.close(descriptor)

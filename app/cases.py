@@ -3,8 +3,8 @@
 import logging
 import os
 import re
-import tempfile
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from app.volume_io import NIFTI_SUFFIXES, SIMPLEITK_SUFFIXES
 logger = logging.getLogger(__name__)
 
 _LONGEST_NAME_BYTES = 255  # of the file systems of Linux
+_PROBE = ".probe.partial"
 _SUFFIXES = (*NIFTI_SUFFIXES, *SIMPLEITK_SUFFIXES)
 
 
@@ -86,8 +87,14 @@ def single_case(input_path: Path, output_path: Path) -> Case:
     """
     if not output_path.name.endswith(NIFTI_SUFFIXES):
         raise UsageError(f"--output {output_path}: expected a name that ends in .nii.gz or .nii")
-    if not input_path.exists():
-        raise FolderError(f"{input_path}: no such file; expected a scan or a folder with a DICOM series")
+    try:
+        input_path.stat()
+    except OSError as error:
+        raise FolderError(
+            f"{input_path}: no such file; expected a scan or a folder with a DICOM series ({error.strerror or error})"
+        ) from error
+    if (length := len(os.fsencode(output_path.name))) > _LONGEST_NAME_BYTES:
+        raise UsageError(f"--output {output_path}: a name of {length} bytes; expected at most {_LONGEST_NAME_BYTES}")
     if input_path.is_file() and _scan_name(input_path) is None:
         raise UsageError(f"--input {input_path}: expected {', '.join(_SUFFIXES)}")
     if output_path.exists() and input_path.resolve() == output_path.resolve():
@@ -106,8 +113,11 @@ def prepare_output_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"probe")
+        probe = folder / _PROBE  # always the same name: the next run removes what a killed one left
+        probe.unlink(missing_ok=True)
+        with suppress(FileExistsError), probe.open("xb") as stream:  # exists: another run is proving it
+            stream.write(b"probe")
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise FolderError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another output folder"
@@ -116,13 +126,21 @@ def prepare_output_folder(folder: Path) -> None:
 
 def _scan_name(entry: Path) -> str | None:
     """The name without its ending if it looks like a scan, else None."""
-    if entry.is_dir():
+    if _is_folder(entry):
         return entry.name if _holds_dicom(entry) else None
     lower = entry.name.lower()
     for suffix in _SUFFIXES:
         if lower.endswith(suffix) and len(entry.name) > len(suffix):
             return entry.name[: -len(suffix)]
     return None
+
+
+def _is_folder(entry: Path) -> bool:
+    """Whether it is one; no if that cannot be told, as of a link into a closed folder: reading it will say why."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _holds_dicom(folder: Path) -> bool:

@@ -1,0 +1,89 @@
+"""Whole files or none: two writers of one name, what a killed run left, file systems that know no locks."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from app.atomic_files import atomic_file, remove_partial
+from app.errors import CaseError, FolderError
+
+
+def partials(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".*.partial"))
+
+
+def test_a_second_writer_is_refused_and_the_first_one_unharmed(tmp_path: Path) -> None:
+    """flock tells two descriptors apart, so one process can play both runs."""
+    path = tmp_path / "a.nii.gz"
+    with atomic_file(path) as stream:
+        stream.write(b"first")
+        with pytest.raises(CaseError, match=r"a\.nii\.gz: another run is writing it"), atomic_file(path) as second:
+            second.write(b"second")
+        remove_partial(path)
+        assert len(partials(tmp_path)) == 1
+    assert path.read_bytes() == b"first"
+    assert partials(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_overwritten_or_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    with pytest.raises(FolderError, match="Is a directory"), atomic_file(path):
+        (left,) = partials(tmp_path)
+        path.mkdir()
+    path.rmdir()
+    left.write_bytes(b"longer than what follows")
+    with atomic_file(path) as stream:
+        stream.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    left.write_bytes(b"left again")
+    remove_partial(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_a_link_in_place_of_the_partial_file_is_not_followed(tmp_path: Path) -> None:
+    outputs, path = tmp_path / "outputs", tmp_path / "outputs" / "a.nii.gz"
+    outputs.mkdir()
+    treasure = tmp_path / "treasure"
+    treasure.write_bytes(b"mine")
+    with atomic_file(path) as stream:
+        stream.write(b"x")
+        (left,) = partials(outputs)
+    left.symlink_to(treasure)
+    with pytest.raises(FolderError, match="symbolic links"), atomic_file(path) as stream:
+        stream.write(b"y")
+    assert treasure.read_bytes() == b"mine"
+    remove_partial(path)
+    assert not left.is_symlink()
+
+
+def test_a_file_system_without_locks_and_folder_flushes_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SMB shares are: flock says ENOTSUP, and fsync of a folder EINVAL."""
+    fsync = os.fsync
+
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    def files_only(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    monkeypatch.setattr(os, "fsync", files_only)
+    with atomic_file(tmp_path / "a") as stream:
+        stream.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(FolderError, match=r"a: cannot be written \(Input/output error\)"), atomic_file(tmp_path / "a"):
+        pass
