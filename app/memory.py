@@ -10,6 +10,7 @@ from app.memory_need import Need, NetworkMemory, ProcessMemory, ScanHeader, plan
 from app.plan import Mode, Plan, SpacingKind
 
 _MIB = 2**20
+_LONGEST_AXIS = 4096  # voxels; the matrices of resampling grow with the square: 0.3 s at 1024, 4 s here, 14 s at 8000
 _COARSENINGS = tuple(1 + percent / 100 for percent in range(5, 105, 5))  # of the network's spacing; at most twice
 
 
@@ -62,13 +63,14 @@ def fit_case(
     chose another ``--spacing``.
 
     Raises:
-        CaseError: none does.
+        CaseError: none does, or an axis is so long that resampling would take minutes.
     """
     needs = []
     for factor, half, changed in _changes(scan, plan, spacing):
         need = predict_need(scan, changed, mode, spacing, mirror, process)
         needs.append(need)
         if need.peak_bytes <= limit.limit_bytes:
+            _check_axes(path, scan, changed, spacing)
             strategy = _describe(factor, half)
             warning = None
             if changed is not plan:
@@ -118,6 +120,17 @@ class Fitter:
 
 def _record(need: Need, limit: MemoryLimit, strategy: str) -> MemoryRecord:
     return MemoryRecord(need.peak_bytes / _MIB, need.largest_stage, limit.limit_bytes / _MIB, limit.source, strategy)
+
+
+def _check_axes(path: Path, scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> None:
+    """Raises CaseError for a scan or a network grid that is longer than any patient's."""
+    stored, grid = scan.geometry.shape_zyx, planned_grid(scan.geometry, plan, spacing)[1].shape_zyx
+    if max(*stored, *grid) > _LONGEST_AXIS:
+        shape, network_shape = ("x".join(map(str, lengths)) for lengths in (stored, grid))
+        raise CaseError(
+            f"{path}: {shape} voxels (z, y, x), {network_shape} for the network; expected at most {_LONGEST_AXIS} "
+            "along an axis. Crop it, or repair its spacing"
+        )
 
 
 def _changes(scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> Iterator[tuple[float, bool, Plan]]:

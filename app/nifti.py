@@ -20,6 +20,7 @@ from app.nifti_header import (
     geometry_from_ras,
     ras_from_geometry,
     read_block,
+    repair_orientation,
     scaling,
     shape_xyz,
     voxel_layout,
@@ -145,6 +146,7 @@ def label_header(volume: Volume) -> Any:
             header[field] = scan[field]
         header["pixdim"][:4] = scan["pixdim"][:4]
         header.set_data_shape(lengths_xyz)
+        repair_orientation(header)
     header.set_data_dtype(np.uint8)
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["vox_offset"] = header.template_dtype.itemsize + 4

@@ -15,7 +15,11 @@ from app.orientation import as_matrix, as_vector
 from app.volume import Array, Geometry, Shape, as_text
 
 _LARGEST_DEFLATE_RATIO = 1032  # zlib's technical details: no stream expands further
+_BOMB_RATIO, _BOMB_BYTES = 100, 2**30  # CT compresses 2 to 10 times; what is small does no harm
 _SPACING_TOLERANCE = 1e-2  # relative; header fields are float32 and tools round them
+_LARGEST_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
+_LARGEST_MM = 1e9  # of an affine: beyond it squares overflow before anything can be said about the extent
+_LARGEST_SCALING = 1e30  # what is larger overflows float32 with the voxels
 _UNIT_MM = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; millimetre (2) and unknown (0) are taken as mm
 
 
@@ -93,6 +97,12 @@ def voxel_layout(header: Any, shape_xyz: Shape, path: Path, file_size: int) -> t
             f"{path}: header promises {'x'.join(map(str, shape_xyz))} voxels ({expected} bytes), "
             f"the file of {file_size} bytes cannot hold more than {most}. Copy it again"
         )
+    if expected > max(_BOMB_BYTES, _BOMB_RATIO * file_size) and most > file_size:
+        raise CaseError(
+            f"{path}: header promises {'x'.join(map(str, shape_xyz))} voxels ({expected} bytes), "
+            f"{expected // file_size} times the {file_size} bytes of the file; expected at most {_BOMB_RATIO} times "
+            f"from a scan of more than {_BOMB_BYTES} bytes. Export it again"
+        )
     return dtype, offset
 
 
@@ -101,15 +111,20 @@ def scaling(header: Any, path: Path) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
-    if not np.isfinite(intercept):
-        raise CaseError(f"{path}: scl_inter is {intercept}; expected a number. Repair the header")
+    for name, value in (("scl_slope", slope), ("scl_inter", intercept)):
+        if not abs(value) <= _LARGEST_SCALING:
+            raise CaseError(f"{path}: {name} is {value}; expected a number that leads to HU. Repair the header")
     return slope, intercept
 
 
 def affine_ras_mm(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     """(4x4 from voxel ijk to RAS mm, warnings): the sform if its code > 0, else the qform, else the zooms."""
     unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) % 8, 1.0)
-    zooms = header["pixdim"][1:4].astype(np.float64) * unit_mm
+    with np.errstate(over="ignore", invalid="ignore"):
+        zooms = header["pixdim"][1:4].astype(np.float64) * unit_mm
+        scale = np.diag([unit_mm, unit_mm, unit_mm, 1.0])
+        sform = scale @ header.get_sform() if int(header["sform_code"]) > 0 else None
+        qform = scale @ _qform(header) if int(header["qform_code"]) > 0 else None
     if not np.all(np.isfinite(zooms)) or np.any(zooms <= 0):
         raise CaseError(
             f"{path}: voxel spacing {zooms.tolist()} mm; expected three positive numbers. Repair the header"
@@ -117,16 +132,14 @@ def affine_ras_mm(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], tup
     warnings = []
     if unit_mm != 1:
         warnings.append(f"the header's lengths are not in mm; times {unit_mm:g}, spacing is {as_text(zooms)} mm")
-    scale = np.diag([unit_mm, unit_mm, unit_mm, 1.0])
-    sform = scale @ header.get_sform() if int(header["sform_code"]) > 0 else None
-    qform = scale @ _qform(header) if int(header["qform_code"]) > 0 else None
     affine = sform if sform is not None else qform
     if affine is None:
         warnings.append("the header says nothing about orientation; the slices are taken to run from feet to head")
         affine = np.diag([-zooms[0], -zooms[1], zooms[2], 1.0])
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not _is_invertible(affine):
         raise CaseError(
-            f"{path}: the affine {affine[:3].tolist()} is singular; expected three independent axes. Repair the header"
+            f"{path}: the affine {affine[:3].tolist()} is singular or vast; expected three independent axes. "
+            "Repair the header"
         )
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if np.any(np.abs(lengths - zooms) > _SPACING_TOLERANCE * zooms):
@@ -136,6 +149,29 @@ def affine_ras_mm(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], tup
     if sform is not None and qform is not None and not _agree(sform, qform, header):
         warnings.append("sform and qform disagree; the sform is used")
     return np.asarray(affine, dtype=np.float64), tuple(warnings)
+
+
+def repair_orientation(header: Any) -> None:
+    """Makes what ``affine_ras_mm`` understood of an odd header the same to programs that are stricter, in place.
+
+    A code of 99 becomes 1, one below 0 becomes 0; a qform that is no rotation is taken out.
+    """
+    for field in ("sform_code", "qform_code"):
+        code = int(header[field])
+        if not 0 <= code <= _LARGEST_FORM_CODE:
+            header[field] = 1 if code > 0 else 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.all(np.isfinite(_qform(header))):
+            for field in ("qform_code", "quatern_b", "quatern_c", "quatern_d"):
+                header[field] = 0
+
+
+def _is_invertible(affine: Array) -> bool:
+    """Whether the axes are independent, and numbers small enough that this can be told."""
+    if not np.all(np.abs(affine) <= _LARGEST_MM):  # or NaN
+        return False
+    with np.errstate(divide="ignore"):  # numpy takes a logarithm of what may be 0
+        return bool(abs(np.linalg.det(affine[:3, :3])) >= 1e-9)
 
 
 def _qform(header: Any) -> npt.NDArray[np.float64]:

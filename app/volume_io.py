@@ -21,7 +21,8 @@ from app.volume import AIR_HU, Geometry, LabelArray, Volume, as_text
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SIMPLEITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
-_LARGEST_EXTENT_MM = 20_000.0  # no patient is longer; a header that says so would make a grid without end
+_LARGEST_EXTENT_MM = 5_000.0  # no patient is longer; a header that says so would make a grid without end
+_LARGEST_HU = 1e6  # metal is 30,000; what lies beyond marks missing voxels (-2^31, -3.4e38) and would spread
 _GZIP_LEVEL = 2  # label maps: level 3 saves 2 % more and takes twice the time
 
 
@@ -39,9 +40,7 @@ def read_volume(path: Path) -> Volume:
         else:
             volume = read_with_simpleitk(path)
     except OSError as error:
-        raise CaseError(
-            f"{path}: cannot be read ({error.strerror or error}); expected a scan. Check that it is there and readable"
-        ) from error
+        raise _unreadable(path, error) from error
     except MemoryError as error:
         raise CaseError(f"{path}: the scan does not fit into memory; free some, or crop the scan") from error
     _check_extent(volume.geometry, path)
@@ -66,6 +65,20 @@ def read_header(path: Path) -> ScanHeader | None:
     geometry, voxel_bytes = found
     _check_extent(geometry, path)
     return ScanHeader(geometry, voxel_bytes, copies * voxel_bytes)
+
+
+def content_state(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """(name, bytes, time of the last change) of a file, or of all files in a folder: equal as long as nobody writes.
+
+    Raises:
+        CaseError: it cannot be looked at.
+    """
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        states = [(file.name, file.stat()) for file in files]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
 
 def without_voxels(volume: Volume) -> Volume:
@@ -99,6 +112,12 @@ def write_label_map(path: Path, label_map: LabelArray, volume: Volume) -> None:
             write_nifti(stream, header, label_map)
 
 
+def _unreadable(path: Path, error: OSError) -> CaseError:
+    return CaseError(
+        f"{path}: cannot be read ({error.strerror or error}); expected a scan. Check that it is there and readable"
+    )
+
+
 def _is_series(path: Path) -> bool:
     """Whether it is a folder; CaseError for what is neither that nor a file."""
     mode = path.stat().st_mode
@@ -122,26 +141,49 @@ def _check_extent(geometry: Geometry, path: Path) -> None:
 
 
 def _checked(volume: Volume, path: Path) -> Volume:
-    """The volume with finite voxels, or an error."""
+    """The volume with voxels that can be Hounsfield units, or an error."""
     warnings = list(volume.warnings)
-    if volume.voxels.dtype.kind == "f":
-        replaced = _replace_not_finite(volume)
+    if not _holds_only_hu(volume):
+        replaced = _replace_impossible(volume)
         if replaced == volume.voxels.size:
-            raise CaseError(f"{path}: every voxel is NaN or infinite; expected Hounsfield units. Export it again")
+            raise CaseError(
+                f"{path}: every voxel is NaN or infinite or beyond {_LARGEST_HU:g} HU; expected Hounsfield units. "
+                "Export it again"
+            )
         if replaced:
-            warnings.append(f"{replaced} voxels are NaN or infinite; taken as air")
+            warnings.append(f"{replaced} voxels are NaN or infinite or beyond {_LARGEST_HU:g} HU; taken as air")
     if min(volume.geometry.shape_zyx) == 1:
         warnings.append("the scan is a single slice; a network that looks at volumes sees little of it")
     return replace(volume, warnings=tuple(warnings))
 
 
-def _replace_not_finite(volume: Volume) -> int:
-    """Sets voxels that are NaN or infinite in float32 to air, in place and slice by slice; returns how many."""
+def _holds_only_hu(volume: Volume) -> bool:
+    """Whether the type and the scaling of the voxels alone rule out anything beyond the largest HU."""
+    if volume.voxels.dtype.kind == "f":
+        return False
+    limits = np.iinfo(volume.voxels.dtype)
+    return all(abs(volume.slope * end + volume.intercept) <= _LARGEST_HU for end in (int(limits.min), int(limits.max)))
+
+
+def _replace_impossible(volume: Volume) -> int:
+    """Sets voxels that are NaN or beyond the largest HU to air, in place and slice by slice; returns how many.
+
+    A type that cannot say air takes what it has nearest to it.
+    """
     air = (AIR_HU - volume.intercept) / volume.slope
+    if volume.voxels.dtype.kind == "f":
+        largest = float(min(np.finfo(volume.voxels.dtype).max, np.finfo(np.float32).max))
+        air = min(max(air, -largest), largest)
+    else:
+        limits = np.iinfo(volume.voxels.dtype)
+        air = min(max(round(air), int(limits.min)), int(limits.max))
     replaced = 0
     for plane in volume.voxels:
         with np.errstate(over="ignore", invalid="ignore"):
-            bad = ~np.isfinite(plane.astype(np.float32, copy=False))
+            hu = plane.astype(np.float32)
+            hu *= np.float32(volume.slope)
+            hu += np.float32(volume.intercept)
+            bad = ~(np.abs(hu, out=hu) <= _LARGEST_HU)
         if count := int(np.count_nonzero(bad)):
             plane[bad] = air
             replaced += count

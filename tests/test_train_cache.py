@@ -358,7 +358,7 @@ def damage(data: Path, fault: str) -> None:
     ("fault", "message"),
     [
         ("empty", r"labelsTr/a.nii.gz: no organ in it"),
-        ("nan", r"imagesTr/a_0000.nii.gz: 3 voxels are NaN or infinite"),
+        ("nan", r"imagesTr/a_0000.nii.gz: 3 voxels are NaN or infinite or beyond"),
         ("flipped", r"labelsTr/a.nii.gz: a corner of its grid lies .* mm from the scan's"),
         ("air", r"imagesTr/a_0000.nii.gz: no voxel above -500 HU"),
     ],

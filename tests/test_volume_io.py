@@ -177,7 +177,7 @@ def test_a_singular_sform_is_refused(tmp_path: Path) -> None:
     def edit(header: Any) -> None:
         header["srow_y"] = header["srow_x"]
 
-    with pytest.raises(CaseError, match="singular; expected three independent axes"):
+    with pytest.raises(CaseError, match="singular or vast; expected three independent axes"):
         read_volume(write_scan(tmp_path / "a.nii", tissue(), edit=edit))
 
 
@@ -238,7 +238,40 @@ def test_voxels_without_a_value_become_air(tmp_path: Path, bad: float, dtype: st
     hu = volume.voxels * volume.slope + volume.intercept
     assert hu[3, 4, 5] == hu[0, 0, 0] == AIR_HU
     assert np.array_equal(hu[1], tissue()[1] * 2 + 100)
-    assert volume.warnings == ("2 voxels are NaN or infinite; taken as air",)
+    assert volume.warnings == ("2 voxels are NaN or infinite or beyond 1e+06 HU; taken as air",)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "bad", "air_hu"),
+    [
+        ("i4", 1.0, -(2**31), -1024),  # what software writes where there is no voxel
+        ("f4", 1.0, -3.4e38, -1024),
+        ("f4", 1.0, 1.1e6, -1024),
+        ("u4", 1.0, 2**32 - 1, 0),  # this type cannot say less
+        ("i2", 100.0, 30_000, -1000),  # -10 stored, the nearest to -1024
+    ],
+)
+def test_voxels_beyond_hounsfield_units_become_air(
+    tmp_path: Path, dtype: str, slope: float, bad: float, air_hu: float
+) -> None:
+    values = np.full((10, 11, 12), 7, dtype)
+    values[3, 4, 5] = bad
+    volume = read_volume(
+        write_scan(tmp_path / "a.nii", values, edit=lambda header: header.__setitem__("scl_slope", slope))
+    )
+    assert volume.voxels[3, 4, 5] * volume.slope == air_hu
+    assert np.count_nonzero(volume.voxels == 7) == values.size - 1
+    assert volume.warnings == ("1 voxels are NaN or infinite or beyond 1e+06 HU; taken as air",)
+
+
+@pytest.mark.parametrize(("field", "value"), [("scl_slope", -1e37), ("scl_inter", 3e38)])
+def test_a_scaling_beyond_float32_is_refused(tmp_path: Path, field: str, value: float) -> None:
+    def edit(header: Any) -> None:
+        header["scl_slope"] = 1
+        header[field] = value
+
+    with pytest.raises(CaseError, match=rf"{field} is .*; expected a number that leads to HU\. Repair"):
+        read_volume(write_scan(tmp_path / "a.nii", tissue(), edit=edit))
 
 
 def test_a_single_slice_is_a_warning(tmp_path: Path) -> None:
