@@ -3,9 +3,7 @@
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from app import __version__
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, UsageError
+from app.interruption import EXIT_INTERRUPTED, interruptible
 from app.log_format import OneLineFormatter
 from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, processor_limit
 
@@ -41,7 +40,6 @@ exit codes:
   3  no input found, or the output cannot be written
   4  bundle or device unusable
 """
-_EXIT_INTERRUPTED = 130
 _DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "weights" / "default"
 
 logger = logging.getLogger("app")
@@ -139,11 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     terminal = sys.stderr.isatty() and not arguments.quiet
     _configure_logging(arguments.verbose, arguments.quiet, terminal)
-    if threading.current_thread() is threading.main_thread():
-        # As process 1 of a container Python would not see SIGTERM at all; this makes it Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(arguments, terminal)
+        with interruptible():
+            return _run(arguments, terminal)
     except ModuleNotFoundError as error:
         logger.error("%s is not installed; run `make setup` and use .venv/bin/python", error.name)
         return EXIT_USAGE
@@ -151,8 +147,8 @@ def main(argv: list[str] | None = None) -> int:
         logger.error("%s", error)
         return error.exit_code
     except KeyboardInterrupt:
-        logger.error("interrupted; label maps written so far are complete")
-        return _EXIT_INTERRUPTED
+        logger.error("interrupted before any case was begun")
+        return EXIT_INTERRUPTED
 
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:
@@ -169,6 +165,8 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         prepare_output_folder(arguments.report.parent)
         if arguments.report.is_dir():
             raise UsageError(f"--report {arguments.report}: is a folder; expected the name of a file")
+        if arguments.skip_existing:
+            record.carry_on(arguments.report)
     try:
         if arguments.input:
             cases = [single_case(arguments.input, arguments.output)]
@@ -213,10 +211,12 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         )
     except AppError as error:
         record.error, record.exit_code = str(error), error.exit_code
-        raise
+        logger.error("%s", error)
+        if record.count("not_begun"):
+            logger.error("stopped: %s; --skip-existing goes on from here", record.outcome())
     except KeyboardInterrupt:
-        record.error, record.exit_code = "interrupted", _EXIT_INTERRUPTED
-        raise
+        record.error, record.exit_code = "interrupted", EXIT_INTERRUPTED
+        logger.error("interrupted: %s; --skip-existing goes on from here", record.outcome())
     finally:
         if arguments.report:
             record.write(arguments.report)

@@ -53,6 +53,11 @@ def resident_bytes(root: Path = Path("/")) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def mapped_bytes(root: Path = Path("/")) -> int:
+    """Address space of this process (VmSize)."""
+    return int((root / "proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def return_freed_arrays() -> None:
     """Makes glibc give freed arrays of 4 MiB and more back to the kernel at once.
 
@@ -65,7 +70,7 @@ def return_freed_arrays() -> None:
 
 
 def memory_limit(flag_bytes: int, held_bytes: int, root: Path = Path("/")) -> MemoryLimit:
-    """The least of the flag, the control groups and the machine.
+    """The least of the flag, the control groups, the limit of address space and the machine.
 
     A group of 2 GiB of which 1.5 GiB are used, 0.25 GiB of them file cache that the kernel would give back, has
     0.75 GiB left; a process that holds 1 GiB of what is used may thus hold 1.75 GiB.
@@ -81,6 +86,10 @@ def memory_limit(flag_bytes: int, held_bytes: int, root: Path = Path("/")) -> Me
             limit = _number(folder / name)
             if limit is not None:
                 limits.append(MemoryLimit(limit - _used_bytes(folder) + held_bytes, str(folder / name)))
+    address_space = re.search(r"^Max address space +(\d+)", _text(root / "proc/self/limits"), flags=re.MULTILINE)
+    if address_space:
+        free = int(address_space[1]) - mapped_bytes(root)
+        limits.append(MemoryLimit(free + held_bytes, "the limit of address space (ulimit -v)"))
     available = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), flags=re.MULTILINE)
     if available:
         limits.append(MemoryLimit(int(available[1]) * 1024 + held_bytes, "what the machine has free"))

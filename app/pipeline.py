@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from app.agreement import agreement_warning, organ_agreement
 from app.atomic_files import remove_partial
 from app.cases import Case
-from app.errors import AppError, CaseError
+from app.errors import AppError, CaseError, DeviceError
 from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, return_freed_arrays
 from app.memory import Fitter
 from app.memory_need import NetworkMemory
@@ -23,7 +23,7 @@ from app.report import CaseRecord, RunRecord, StageClock
 from app.restoration import Restoration, restore
 from app.sliding_window import AirSkipper, Predictor, Slab, count_windows, stream_logits
 from app.volume import Float32Array, LabelArray, Volume
-from app.volume_io import read_header, read_volume, without_voxels, write_label_map
+from app.volume_io import content_state, read_header, read_volume, without_voxels, write_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +169,18 @@ def run(
         remove_partial(case.output_path)
     memory = network_memory or NetworkMemory()
     runner = _Runner(plan, make_predictor, options, progress, record, memory, make_locator, twin)
+    record.cases = [
+        CaseRecord(case.case_id, str(case.input_path), str(case.output_path), status="not_begun") for case in cases
+    ]
     try:
-        for case in cases:
+        for case, case_record in zip(cases, record.cases, strict=True):
             progress.start_case(case.case_id)
-            record.cases.append(CaseRecord(case.case_id, str(case.input_path), str(case.output_path)))
-            runner.run_case(case, record.cases[-1])
+            runner.run_case(case, case_record)
             progress.finish_case()
         runner.check_predictor()
+    except KeyboardInterrupt:
+        runner.abandon()
+        raise
     finally:
         runner.close()
         progress.close()
@@ -207,7 +212,7 @@ class _Runner:
     def run_case(self, case: Case, record: CaseRecord) -> None:
         """Segments a case and fills its record, whichever way it goes; only errors of the whole run are raised."""
         clock = StageClock(case.case_id)
-        record.seconds, record.spans = clock.seconds, clock.spans
+        record.status, record.seconds, record.spans = "failed", clock.seconds, clock.spans
         try:
             if case.refusal:
                 raise CaseError(case.refusal)
@@ -218,10 +223,17 @@ class _Runner:
             self._segment_case(case, record, clock)
             record.status = "segmented"
         except CaseError as error:
-            record.error = str(error)
-            logger.error("%s: failed: %s", case.case_id, error)
+            self._fail(case, record, str(error))
+        except MemoryError:
+            shape = "x".join(map(str, record.shape_zyx)) if record.shape_zyx else "its"
+            self._fail(
+                case, record, f"{case.input_path}: not enough memory for {shape} voxels. Give it more, or crop the scan"
+            )
         except AppError as error:
             record.error = str(error)
+            raise
+        except KeyboardInterrupt:
+            record.error = "interrupted"
             raise
 
     def check_predictor(self) -> None:
@@ -231,16 +243,26 @@ class _Runner:
         if self._loading_twin:
             self._loading_twin.result()
 
+    def abandon(self) -> None:
+        """Makes ``close`` not wait: a network takes seconds to load, an interrupted run ends within one."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._loading = None
+
     def close(self) -> None:
-        """Waits for the background thread."""
-        self._pool.shutdown()
+        """Waits for the background thread, unless it was abandoned."""
+        self._pool.shutdown(wait=self._loading is not None)
 
     def _segment_case(self, case: Case, record: CaseRecord, clock: StageClock) -> None:
         if self._loading is None:
             self._loading = self._pool.submit(self._load)
         with clock.measure("read"):
+            before = content_state(case.input_path)
             plan = self._fit(case, record)
             volumes = [read_volume(case.input_path)]
+            if content_state(case.input_path) != before:
+                raise CaseError(
+                    f"{case.input_path}: changed while it was read; expected a scan that nobody writes. Give it again"
+                )
             overview = look_at(volumes[0])
         grid_of = without_voxels(volumes[0])
         geometry = grid_of.geometry
@@ -251,12 +273,9 @@ class _Runner:
         with clock.measure("load"):
             predictor, locator = self._loading.result()
             twin = self._loading_twin.result() if self._loading_twin else None
-        try:  # pop: segment gets the only reference, so that it can let the voxels go
-            label_map, steps, restoration = segment(
-                volumes.pop(), predictor, plan, self._options, clock, self._progress, locator, twin
-            )
-        except MemoryError as error:
-            raise CaseError(f"{case.input_path}: not enough memory for {geometry.shape_zyx} voxels") from error
+        label_map, steps, restoration = segment(  # pop: it gets the only reference, so that it can let the voxels go
+            volumes.pop(), predictor, plan, self._options, clock, self._progress, locator, twin
+        )
         grid = steps.grid
         record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
         record.windows = count_windows(grid.shape_zyx, plan.sliding_window)
@@ -293,6 +312,10 @@ class _Runner:
             self._warn(case, record, fit.warning)
         return fit.plan
 
+    def _fail(self, case: Case, record: CaseRecord, error: str) -> None:
+        record.error = error
+        logger.error("%s: failed: %s", case.case_id, error)
+
     def _warn(self, case: Case, record: CaseRecord, warning: str) -> None:
         record.warnings.append(warning)
         logger.warning("%s: %s", case.case_id, warning)
@@ -300,8 +323,11 @@ class _Runner:
     def _load(self) -> tuple[Predictor, Locator | None]:
         clock = StageClock()
         with clock.measure("load network"):
-            predictor, warnings = self._make_predictor()
-            locator = self._make_locator() if self._make_locator else None
+            try:
+                predictor, warnings = self._make_predictor()
+                locator = self._make_locator() if self._make_locator else None
+            except MemoryError as error:
+                raise DeviceError("not enough memory to load the network; give the process more") from error
         (self._record.network_load_span,) = clock.spans
         self._record.network_load_s = clock.seconds["load network"]
         self._record.warnings.extend(warnings)

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from app import __version__
 from app.atomic_files import atomic_file
+from app.earlier_report import EarlierRun, read_earlier_runs, without_redone
+from app.errors import FolderError
 from app.memory import MemoryRecord
 from app.plausibility import Findings
 from app.volume import Shape, Vector
@@ -92,7 +94,7 @@ class CaseRecord:
     """One case of the report.
 
     Attributes:
-        status: ``skipped`` means that the label map was there already.
+        status: ``skipped`` means that the label map was there already, ``not_begun`` that the run ended before.
         error: why it failed, as logged.
         warnings: about the file and the scan.
         shape_zyx, spacing_zyx_mm: as stored.
@@ -111,7 +113,7 @@ class CaseRecord:
     case_id: str
     input: str
     output: str
-    status: Literal["segmented", "skipped", "failed"] = "failed"
+    status: Literal["segmented", "skipped", "failed", "not_begun"] = "failed"
     error: str | None = None
     warnings: list[str] = field(default_factory=list)
     shape_zyx: Shape | None = None
@@ -138,6 +140,7 @@ class RunRecord:
         network_load_span: when that was.
         threads: of the network on a CPU.
         error, exit_code: why the run ended early; None as long as it has not ended.
+        earlier_runs: see ``earlier_report``.
         peak_memory_mib: largest resident memory of this process (VmHWM).
     """
 
@@ -153,6 +156,7 @@ class RunRecord:
     error: str | None = None
     exit_code: int | None = None
     peak_memory_mib: float = 0.0
+    earlier_runs: list[EarlierRun] = field(default_factory=list)
     schema_version: int = REPORT_SCHEMA_VERSION
     app_version: str = __version__
     machine: str = field(default_factory=platform.node)
@@ -161,8 +165,28 @@ class RunRecord:
         """How many cases ended so."""
         return sum(case.status == status for case in self.cases)
 
+    def outcome(self) -> str:
+        """Which cases are done, for whoever ended the run: "2 of 5 cases are done (a, b), not c, d, e"."""
+        done = [case.case_id for case in self.cases if case.status in ("segmented", "skipped")]
+        others = [case.case_id for case in self.cases if case.status not in ("segmented", "skipped")]
+        listed = f" ({', '.join(done)})" if done else ""
+        return f"{len(done)} of {len(self.cases)} cases are done{listed}{', not ' if others else ''}{', '.join(others)}"
+
+    def carry_on(self, path: Path) -> None:
+        """Takes over what the report at ``path`` says, which this one will replace.
+
+        Raises:
+            FolderError: it cannot be read or renamed.
+        """
+        try:
+            self.earlier_runs = read_earlier_runs(path, self.schema_version)
+        except OSError as error:
+            raise FolderError(f"{path}: cannot be read ({error.strerror or error}); choose another --report") from error
+
     def write(self, path: Path) -> None:
         """Writes the report as JSON, all at once or not at all."""
+        redone = {case.output for case in self.cases if case.status == "segmented"}
+        self.earlier_runs = without_redone(self.earlier_runs, redone)
         self.peak_memory_mib = peak_memory_mib()
         text = json.dumps(asdict(self), indent=2, default=str)
         with atomic_file(path) as stream:

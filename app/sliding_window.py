@@ -243,7 +243,10 @@ def _predict_mirrored(
 
 
 def _predict_checked(tile: Float32Array, predictor: Predictor, classes: int, plan: SlidingWindowPlan) -> Float32Array:
-    logits = predictor.predict(tile)
+    try:
+        logits = predictor.predict(tile)
+    except RuntimeError as error:  # what runtimes raise when they cannot go on
+        raise CaseError(f"the network failed on a window ({error})") from error
     if logits.shape != (classes, *tile.shape):
         raise CaseError(f"the network returned shape {logits.shape}; expected {(classes, *tile.shape)}")
     if not np.isfinite(logits.sum(dtype=np.float64)):

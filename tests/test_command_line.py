@@ -270,7 +270,10 @@ def test_130_when_interrupted(command: list[str], tmp_path: Path, monkeypatch: p
     assert run_app(*command) == 130
     report = report_in(tmp_path)
     assert (report["exit_code"], report["error"]) == (130, "interrupted")
-    assert [case["status"] for case in report["cases"]] == ["failed"]
+    assert [(case["status"], case["error"]) for case in report["cases"]] == [
+        ("failed", "interrupted"),
+        ("not_begun", None),
+    ]
 
 
 def test_4_when_the_network_cannot_be_compiled(
@@ -285,7 +288,7 @@ def test_4_when_the_network_cannot_be_compiled(
     assert run_app(*command) == 4
     report = report_in(tmp_path)
     assert "OpenVINO cannot compile the network (no such instruction)" in report["error"]
-    assert [case["status"] for case in report["cases"]] == ["failed"]
+    assert [case["status"] for case in report["cases"]] == ["failed", "not_begun"]
 
 
 def test_sigterm_ends_the_run_like_ctrl_c(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -418,3 +418,16 @@ def test_unusable_values_are_wrong_usage(option: str, value: str, capsys: pytest
         run_app("--input", "a.nii", "--output", "b.nii", option, value)
     assert end.value.code == 2
     assert f"{value!r}: expected" in capsys.readouterr().err
+
+
+def test_the_limit_of_address_space_counts(tmp_path: Path) -> None:
+    """500 MiB may be mapped and 300 are: 200 more, and the 100 that are held."""
+    root = machine(tmp_path, "0::/\n", "")
+    page = os.sysconf("SC_PAGE_SIZE")
+    (root / "proc" / "self" / "statm").write_text(f"{300 * MIB // page} 5 5 5 0 5 0\n")
+    (root / "proc" / "self" / "limits").write_text(
+        "Limit                     Soft Limit           Hard Limit           Units     \n"
+        f"Max address space         {500 * MIB}            unlimited            bytes     \n"
+    )
+    found = memory_limit(28 << 30, 100 * MIB, root)
+    assert found == MemoryLimit(300 * MIB, "the limit of address space (ulimit -v)")

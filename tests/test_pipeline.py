@@ -115,6 +115,8 @@ def test_the_network_loads_while_the_first_scan_is_read(
 
     monkeypatch.setattr(pipeline, "read_volume", read)
     record = RunRecord(options={})
+    monkeypatch.setattr(pipeline, "read_header", lambda _: None)
+    (tmp_path / "x_0000.nii.gz").touch()
     case = Case("x", tmp_path / "x_0000.nii.gz", tmp_path / "x.nii.gz")
     pipeline.run([case], plan, load, Options(mode="fastest", spacing="off"), SilentProgress(), record)
     assert record.count("segmented") == 1

@@ -11,6 +11,7 @@ from app.volume import Float32Array
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+_WAIT_MS = 100  # the longest that a signal waits for Python; a window takes seconds on a small machine
 
 
 class OpenVinoPredictor:
@@ -54,12 +55,22 @@ class OpenVinoPredictor:
             raise DeviceError(f"OpenVINO cannot compile the network ({error}); choose another --backend") from error
 
     def predict(self, tile: Float32Array) -> Float32Array:
-        """See ``Predictor.predict``; the result lies in OpenVINO's own memory."""
+        """See ``Predictor.predict``; the result lies in OpenVINO's own memory.
+
+        This thread only waits, so that Ctrl-C and SIGTERM end a window: it is cancelled within one layer.
+        """
         try:
-            found = self._request.infer({0: tile.reshape(self._input_shape)}, share_inputs=True, share_outputs=True)
+            self._request.start_async({0: tile.reshape(self._input_shape)}, share_inputs=True)
+            try:
+                while not self._request.wait_for(_WAIT_MS):
+                    pass
+            except KeyboardInterrupt:
+                self._request.cancel()
+                raise
+            found = self._request.output_tensors[0].data
         except RuntimeError as error:
             raise CaseError(f"OpenVINO failed on a window ({str(error).strip().splitlines()[-1]})") from error
-        logits: Float32Array = found[0].reshape(-1, *tile.shape)
+        logits: Float32Array = found.reshape(-1, *tile.shape)
         return logits
 
 

@@ -1,0 +1,189 @@
+"""Ending early: one KeyboardInterrupt, whoever asks and however often, and a report that says what is done."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+
+from app.backends import create_predictor
+from app.bundle import load_bundle
+from app.interruption import interruptible
+from app.report import CaseRecord, RunRecord
+from tests.conftest import run_app, tissue, write_scan
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_interrupts_and_later_ones_do_not(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    cleaned_up = False
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            cleaned_up = True
+    assert cleaned_up
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    """As a job in a script's background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def look() -> None:
+        with interruptible():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_the_outcome_names_what_is_done_and_what_is_not() -> None:
+    record = RunRecord(options={})
+    for case_id, status in zip("abcd", ("segmented", "failed", "skipped", "not_begun"), strict=True):
+        record.cases.append(CaseRecord(case_id, "", "", status=status))  # type: ignore[arg-type]
+    assert record.outcome() == "2 of 4 cases are done (a, c), not b, d"
+    assert RunRecord(options={}).outcome() == "0 of 0 cases are done"
+
+
+def test_a_window_that_is_under_way_is_cancelled(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread waits in steps; what interrupts a step ends the window, and the next one is right."""
+    predictor, _ = create_predictor(load_bundle(tiny_bundle), "openvino", "cpu", "fp32", 1)
+    tile = np.zeros((16, 16, 16), dtype=np.float32)
+    expected = predictor.predict(tile).copy()
+    calls: list[str] = []
+
+    def interrupt(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(openvino.InferRequest, "wait_for", interrupt)
+        patched.setattr(openvino.InferRequest, "cancel", lambda *_: calls.append("cancel"))
+        with pytest.raises(KeyboardInterrupt):
+            predictor.predict(tile)
+    assert calls == ["cancel"]
+    predictor._request.wait()  # type: ignore[attr-defined]
+    assert np.array_equal(predictor.predict(tile), expected)
+
+
+@pytest.fixture
+def files(tmp_path: Path, tiny_bundle: Path) -> list[object]:
+    """Three scans to ``labels``, with a report."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for seed, name in enumerate("abc"):
+        write_scan(scans / f"{name}.nii.gz", tissue(seed=seed))
+    folders = ["--input-dir", scans, "--output-dir", tmp_path / "labels", "--report", tmp_path / "report.json"]
+    return [*folders, "--bundle", tiny_bundle, "--device", "cpu", "--skip-existing"]
+
+
+def report_in(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def test_a_full_disk_is_said_with_what_is_done(
+    files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace = Path.replace
+
+    def full(source: Path, target: Path) -> Path:
+        if target.name == "b.nii.gz":
+            raise OSError(28, "No space left on device")
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert run_app(*files) == 3
+    assert "stopped: 1 of 3 cases are done (a), not b, c; --skip-existing goes on from here" in capsys.readouterr().err
+    assert [case["status"] for case in report_in(tmp_path)["cases"]] == ["segmented", "failed", "not_begun"]
+
+
+def test_skipping_keeps_what_the_earlier_report_told(files: list[object], tmp_path: Path) -> None:
+    assert run_app(*files) == 0
+    first = report_in(tmp_path)
+    (tmp_path / "labels" / "b.nii.gz").unlink()
+    assert run_app(*files) == 0
+    second = report_in(tmp_path)
+    assert [case["status"] for case in second["cases"]] == ["skipped", "segmented", "skipped"]
+    (earlier,) = second["earlier_runs"]
+    assert earlier["cases"] == [first["cases"][0], first["cases"][2]]
+    assert earlier["network"] == first["network"]
+    (tmp_path / "labels" / "c.nii.gz").unlink()
+    assert run_app(*files) == 0
+    third = report_in(tmp_path)
+    assert [[case["case_id"] for case in run["cases"]] for run in third["earlier_runs"]] == [["a"], ["b"]]
+    assert third["earlier_runs"][1]["cases"] == [second["cases"][1]]
+
+
+def test_without_skipping_all_is_told_anew(files: list[object], tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_app(*files[:-1]) == 0
+    assert report_in(tmp_path)["earlier_runs"] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema_version": 0}', '{"schema_version": 1, "earlier_runs": [1]}']
+)
+def test_what_is_no_report_is_kept_under_another_name(
+    files: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "report.json").write_text(text)
+    assert run_app(*files) == 0
+    assert (tmp_path / "report.json.before").read_text() == text
+    assert report_in(tmp_path)["earlier_runs"] == []
+    assert "report.json: not a report that can be carried on" in capsys.readouterr().err
+
+
+def test_a_scan_that_changes_while_it_is_read_fails(
+    files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import pipeline
+    from app.volume import Volume
+
+    read = pipeline.read_volume  # type: ignore[attr-defined]
+
+    def written_meanwhile(path: Path) -> Volume:
+        volume = read(path)
+        if path.name == "b.nii.gz":
+            with path.open("ab") as stream:
+                stream.write(bytes(8))
+        return volume
+
+    monkeypatch.setattr(pipeline, "read_volume", written_meanwhile)
+    assert run_app(*files) == 1
+    cases = report_in(tmp_path)["cases"]
+    assert [case["status"] for case in cases] == ["segmented", "failed", "segmented"]
+    assert cases[1]["error"].endswith(
+        "b.nii.gz: changed while it was read; expected a scan that nobody writes. Give it again"
+    )
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a.nii.gz", "c.nii.gz"]
+
+
+def test_too_little_memory_for_the_network_is_said(
+    files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(openvino.Core, "compile_model", none)
+    assert run_app(*files) == 4
+    assert report_in(tmp_path)["error"] == "not enough memory to load the network; give the process more"
