@@ -1,0 +1,131 @@
+"""The faults of ``python -m tools.hostile faults``, tried a few times each; endurance and determinism likewise.
+
+What a fault finds wrong is its ``failures``; that each can find something is shown on folders that are wrong.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tools.hostile import endurance
+from tools.hostile.__main__ import main
+from tools.hostile.bundles import write_bundle
+from tools.hostile.determinism import check_determinism, organ_scores
+from tools.hostile.endurance import slope
+from tools.hostile.faults import FAULTS
+from tools.hostile.processes import Done
+from tools.hostile.records import failures, read_record, write_record
+from tools.hostile.table import markdown
+from tools.hostile.workshop import Outcome, Workshop, make_workshop
+
+SHARE = 0.02
+NEEDS = {"container": "no image was given (--image)"}  # tests/test_container.py runs what needs the image
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    yield make_workshop(tmp_path_factory.mktemp("hostile") / "shop", SHARE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FAULTS)
+def test_no_fault_breaks_the_app(shop: Workshop, name: str) -> None:
+    found = FAULTS[name](shop)
+    assert found.failures == ()
+    if found.skipped:
+        assert found.skipped == NEEDS.get(name) or "only root" in found.skipped or "can be made here" in found.skipped
+    else:
+        assert found.tried >= 1
+
+
+@pytest.mark.long
+def test_many_cases_in_one_process(tmp_path: Path) -> None:
+    assert main(["endurance", "--cases", "60", "--out", str(tmp_path)]) == 0
+    found = read_record(tmp_path)["endurance"]["outcome"]
+    assert (found["cases"], found["failed"], len(found["threads"]), len(found["handles"])) == (60, 2, 1, 1)
+
+
+@pytest.mark.long
+def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
+    found = check_determinism(3, write_bundle(tmp_path / "bundle"), None, "")
+    assert (found["failures"], found["different"], found["in_folder_equal"]) == ([], 1, True)
+    assert set(found["dsc_across_threads"]) == {"1", "2", "3"}
+
+
+def test_a_partial_a_foreign_and_a_missing_file_are_noticed(tmp_path: Path) -> None:
+    expected = {name: hashlib.sha256(b"whole").hexdigest() for name in ("a.nii.gz", "b.nii.gz")}
+    shop = Workshop(tmp_path, tmp_path, tmp_path, expected)
+    outputs = shop.fresh("outputs")
+    (outputs / "a.nii.gz").write_bytes(b"whole")
+    assert shop.wrong(outputs) == []
+    assert shop.wrong(outputs, complete=True) == ["b.nii.gz is missing"]
+    (outputs / "b.nii.gz").write_bytes(b"who")
+    (outputs / ".x.partial").touch()
+    assert shop.wrong(outputs) == [".x.partial was left", "b.nii.gz is not whole"]
+    assert shop.wrong(tmp_path / "removed") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "crashed"),
+    [(1, "a: failed", False), (-9, "", True), (137, "", True), (1, "Traceback (most", True), (130, "", False)],
+)
+def test_crashes_are_told_from_refusals(code: int, stderr: str, crashed: bool) -> None:
+    assert Done(code, stderr, 0.0).crashed == crashed
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    assert slope([3, 5, 7]) == pytest.approx(2)
+    assert slope([1, 0, 1, 0, 1]) == pytest.approx(0)
+
+
+def test_growth_threads_and_handles_are_noticed() -> None:
+    from app.report import RunRecord
+
+    samples = endurance._Samples()
+    for index in range(100):
+        samples.resident_mib.append(100 + 0.2 * index)
+        samples.threads.append(3 + index // 90)
+        samples.handles.append(4)
+    found = endurance._conclude(samples, RunRecord(options={}), 100)
+    assert found["failures"] == (
+        "0.200 MiB a case; expected less than 0.1",
+        "(3, 4) threads; expected one number",
+    )
+
+
+def test_organs_are_compared_above_one_millilitre(tmp_path: Path) -> None:
+    """Voxels of 0.5 ml: label 1 has 4 and 3 in common with 5, 2 x 3 / 9; label 2 has 1 ml, which is not above."""
+    first, second = np.zeros((2, 3, 4), np.uint8), np.zeros((2, 3, 4), np.uint8)
+    first[0, 0] = 1
+    second[0, 0, :3] = second[1, 0, :2] = 1
+    first[1, 1, :2] = second[1, 1, :2] = 2
+    for name, labels in (("one", first), ("two", second)):
+        nib.save(nib.Nifti1Image(labels, np.diag([5.0, 10.0, 10.0, 1.0])), tmp_path / f"{name}.nii")
+    assert dict(organ_scores(tmp_path / "one.nii", tmp_path / "two.nii")) == {1: pytest.approx(6 / 9)}
+
+
+def test_the_record_is_kept_and_the_table_follows_from_it(tmp_path: Path) -> None:
+    circumstances = {
+        "machine": {"cpu": "a CPU", "cores": 2, "memory_mib": 2048, "host": "h", "kernel": "6.1", "python": "3.11"},
+        "command": "python -m tools.hostile faults",
+    }
+    outcome = Outcome("kill -9", 200, "nothing partial", ("kill 7: a.nii.gz is not whole",), "x")
+    record = {**read_record(tmp_path), "faults": {"kill": {**circumstances, "outcome": vars(outcome)}}}
+    write_record(tmp_path, record)
+    assert read_record(tmp_path)["schema_version"] == 1
+    assert failures(record) == ["kill: kill 7: a.nii.gz is not whole"]
+    assert (tmp_path / "hostile.md").read_text() == markdown(record)
+    assert "| kill -9 | 200 | nothing partial | **1 failures**, the first: kill 7: a.nii.gz is not whole |" in markdown(
+        record
+    )
+    assert "Machine: a CPU, 2 cores, 2 GiB (h), Linux 6.1, Python 3.11." in markdown(record)
+
+
+def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "hostile.json").write_text(json.dumps({"schema_version": 0}))
+    assert main(["endurance", "--out", str(tmp_path)]) == 3

@@ -1,0 +1,1 @@
+"""Hostile inputs, faults, endurance and determinism: ``python -m tools.hostile``."""

@@ -1,0 +1,130 @@
+"""The fuzzer's parent: children over a range of seeds, what they came to, and the seeds at which one ended badly."""
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.errors import FolderError
+from tools.hostile.machine import ROOT, code_digest
+
+Record = dict[str, Any]
+
+LONGEST_S = 10.0
+BLOCK = 2000  # seeds of one child: it starts anew often enough to leave nothing behind
+_MOST_FINDINGS = 40  # then something is so wrong that more tell nothing
+_POLL_S = 0.2
+_SUMS = ("outcomes", "families", "reasons")
+_LARGEST = (("slowest_s", "slowest_seed"), ("largest_mib", "largest_seed"))
+
+
+def new_record() -> Record:
+    """Nothing tried yet."""
+    sums: Record = {name: {} for name in _SUMS}
+    return {**sums, "next": 0, "seconds": 0.0, "findings": [], "digest": code_digest(), **_nothing_large()}
+
+
+def fuzz(record: Record, inputs: int, save: Callable[[Record], None]) -> Record:
+    """Goes on with ``record`` until so many inputs were tried; a record of other code begins anew.
+
+    Args:
+        record: of ``new_record``, or of an earlier call that was stopped.
+        inputs: how many, seeds 0 to ``inputs`` - 1.
+        save: gets the record after each block.
+    """
+    if record.get("digest") != code_digest():
+        record = new_record()
+    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=_memory_disk()))
+    try:
+        while record["next"] < inputs and len(record["findings"]) < _MOST_FINDINGS:
+            start = time.monotonic()
+            _run_block(record, min(inputs, record["next"] + BLOCK) - record["next"], folder)
+            record["seconds"] += time.monotonic() - start
+            save(record)
+    finally:
+        shutil.rmtree(folder)
+    return record
+
+
+def _run_block(record: Record, count: int, folder: Path) -> None:
+    """One child; if it ends badly, the seed is noted and the next block begins behind it."""
+    first = record["next"]
+    for name in ("seed", "tally.json"):
+        (folder / name).unlink(missing_ok=True)
+    with (folder / "stderr").open("wb") as errors:
+        command = [sys.executable, "-m", "tools.hostile.fuzz_child", str(first), str(count), str(folder)]
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
+        hung = _watch(child, folder / "seed")
+    record["next"] = first
+    if (folder / "tally.json").exists():
+        _add(record, json.loads((folder / "tally.json").read_text()))
+    if child.returncode:
+        seed = _seed(folder / "seed")
+        if seed is None:
+            raise FolderError(f"the fuzzer's child cannot start: {_last_line(folder)}")
+        end = "hang" if hung else _ending(child.returncode)
+        record["findings"].append({"seed": seed, "end": end, "message": _last_line(folder)})
+        for again in range(record["next"], seed):  # tried, but not counted yet
+            record["next"] = again
+            _run_block(record, 1, folder)
+        record["next"] = seed + 1
+
+
+def _watch(child: "subprocess.Popen[bytes]", marker: Path) -> bool:
+    """Waits for the child; whether it had to be killed since one seed took too long."""
+    seed, since = None, time.monotonic()
+    while True:
+        try:
+            child.wait(_POLL_S)
+            return False
+        except subprocess.TimeoutExpired:
+            now = _seed(marker)
+            if now != seed:
+                seed, since = now, time.monotonic()
+            elif time.monotonic() - since > LONGEST_S + (seed is None) * 60:
+                child.send_signal(signal.SIGKILL)
+                child.wait()
+                return True
+
+
+def _seed(marker: Path) -> int | None:
+    if not marker.exists() or marker.stat().st_size < 8:
+        return None
+    (seed,) = struct.unpack("<q", marker.read_bytes())
+    return int(seed)
+
+
+def _add(record: Record, tally: Record) -> None:
+    for name in _SUMS:
+        record[name] = dict(Counter(record[name]) + Counter(tally[name]))
+    for number, seed in _LARGEST:
+        if tally[number] > record[number]:
+            record[number], record[seed] = tally[number], tally[seed]
+    record["next"] = tally["next"]
+
+
+def _nothing_large() -> Record:
+    return {name: start for names in _LARGEST for name, start in zip(names, (0.0, -1), strict=True)}
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code > 0 else signal.Signals(-code).name
+
+
+def _last_line(folder: Path) -> str:
+    lines = (folder / "stderr").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _memory_disk() -> str | None:
+    """Where files cost no disk and may be as long as a header can promise."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

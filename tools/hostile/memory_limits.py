@@ -1,0 +1,156 @@
+"""Too little memory, foreseen from the header: under a limit of address space, in a control group, in a container.
+
+And scans that no memory holds, whose files are small: each is refused before anything of its size is allocated.
+"""
+
+import os
+import re
+import resource
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+
+from tools.hostile.gzip_streams import bomb
+from tools.hostile.machine import ROOT
+from tools.hostile.processes import Done, finish, run_app, start
+from tools.hostile.workshop import Outcome, Workshop, arguments, report_in
+
+_GROUPS = Path("/sys/fs/cgroup")
+_GROUP = "3dcps-hostile"
+_LIMIT_BYTES = 700 * 2**20
+_ADDRESS_SPACE_BYTES = 4 * 2**30
+_LARGE_XYZ, _HUGE_XYZ = (512, 512, 1300), (1024, 1024, 2000)  # 682 MB and 4.2 GB of int16
+_PEAK_MIB = 400.0  # of a process that allocated nothing of a scan's size
+
+
+def scans_beyond_all_memory(shop: Workshop) -> Outcome:
+    """Promises of 32767^3 and, in NIfTI-2, 60,000^3 voxels, kept by nobody, by a sparse file, by a gzip bomb."""
+    inputs, outputs, report = shop.fresh("promises"), shop.fresh("promises_labels"), shop.folder / "promises.json"
+    words: dict[str, str] = {}
+    for version, side in ((1, 32767), (2, 60000)):
+        shape, name = (side,) * 3, f"{side}"
+        (inputs / f"{name}_empty.nii").write_bytes(_header(version, shape) + bytes(1000))
+        words[f"{name}_empty"] = f"header promises {side}x{side}x{side} voxels"
+        sparse = inputs / f"{name}_sparse.nii"
+        sparse.write_bytes(_header(version, shape))
+        try:
+            os.truncate(sparse, len(_header(version, shape)) + 2 * side**3)
+            words[f"{name}_sparse"] = f"{side}x{side}x{side} voxels (z, y, x) need"
+        except OSError:  # ext4 ends at 16 TB; the fuzzer works on a file system without such an end
+            sparse.unlink()
+        (inputs / f"{name}_packed.nii.gz").write_bytes(bomb(_header(version, shape), 2**20))
+        words[f"{name}_packed"] = f"header promises {side}x{side}x{side} voxels"
+    (inputs / "bomb.nii.gz").write_bytes(bomb(_header(1, _HUGE_XYZ), 2 * int(np.prod(_HUGE_XYZ))))
+    words["bomb"] = "header promises 1024x1024x2000 voxels (4194304000 bytes), "
+    (inputs / "small_bomb.nii.gz").write_bytes(bomb(_header(1, (512, 512, 300)), 2 * 512 * 512 * 300))
+    words["small_bomb"] = "300x512x512 voxels (z, y, x) need"
+    done = run_app(*arguments(inputs, outputs, shop.bundle), "--report", report, "--max-memory", "250m")
+    told = report_in(report)
+    errors = {case["case_id"]: case["error"] or "" for case in told["cases"]}
+    failures = [f"{name}: {errors[name]}" for name, word in words.items() if word not in errors[name]]
+    if done.crashed or done.exit_code != 1 or told["peak_memory_mib"] > _PEAK_MIB:
+        failures.append(f"exit code {done.exit_code}, peak {told['peak_memory_mib']:.0f} MiB, {done.stderr[-300:]}")
+    expected = "refused before anything is allocated, the numbers in the message"
+    notes = f"peak of the process {told['peak_memory_mib']:.0f} MiB; slowest case {_slowest(told['cases']):.2f} s"
+    return Outcome("promises of 32767^3 and 60,000^3 voxels, gzip bombs", len(words), expected, tuple(failures), notes)
+
+
+def limit_of_address_space(shop: Workshop) -> Outcome:
+    """A scan too large for ``ulimit -v``."""
+    inputs, outputs = _large_scan(shop, _HUGE_XYZ), shop.fresh("limited_labels")
+    failures = []
+    limits = (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES)
+    done = run_app(
+        *arguments(inputs, outputs, shop.bundle), before=lambda: resource.setrlimit(resource.RLIMIT_AS, limits)
+    )
+    if not _foreseen(done, outputs, "the limit of address space (ulimit -v) allows"):
+        failures.append(f"{_ADDRESS_SPACE_BYTES >> 20} MiB: exit code {done.exit_code}, {done.stderr[-300:]}")
+    return Outcome("scan too large for ulimit -v", 1, "foreseen and said, exit code 1", tuple(failures), _need(done))
+
+
+def control_group(shop: Workshop) -> Outcome:
+    """A scan too large for the memory of a control group: the kernel would end the process."""
+    name, expected = "scan too large for a control group's memory", "foreseen and said, exit code 1; not killed"
+    inputs, outputs = _large_scan(shop, _LARGE_XYZ), shop.fresh("limited_labels")
+    with _memory_group(_LIMIT_BYTES) as group:
+        if group is None:
+            return Outcome(name, 0, expected, skipped="no control group of memory can be made here")
+        child = start(*arguments(inputs, outputs, shop.bundle), before=lambda: _enter(group))
+        done = finish(child)
+    failures = () if _foreseen(done, outputs, str(group)) else (f"exit code {done.exit_code}, {done.stderr[-300:]}",)
+    return Outcome(name, 1, expected, failures, _need(done))
+
+
+def container(shop: Workshop) -> Outcome:
+    """The same in a container with ``-m``."""
+    name, expected = "scan too large for a container's -m", "foreseen and said, exit code 1; not killed (137)"
+    if not shop.image:
+        return Outcome(name, 0, expected, skipped="no image was given (--image)")
+    inputs, outputs = _large_scan(shop, _LARGE_XYZ), shop.fresh("limited_labels")
+    mounts = [f"{inputs}:/workspace/inputs:ro", f"{outputs}:/workspace/outputs", f"{shop.bundle}:/bundle:ro"]
+    flags = ["--rm", "--network", "none", "-m", str(_LIMIT_BYTES), *(part for each in mounts for part in ("-v", each))]
+    flags += ["-v", f"{ROOT / 'app'}:/workspace/app:ro"]
+    command = ["docker", "run", *flags, shop.image, "sh", "predict.sh", "--bundle", "/bundle"]
+    found = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = Done(found.returncode, found.stderr, 0)
+    failures = () if _foreseen(done, outputs, "memory") else (f"exit code {done.exit_code}, {done.stderr[-300:]}",)
+    return Outcome(name, 1, expected, failures, _need(done))
+
+
+def _foreseen(done: Done, outputs: Path, source: str) -> bool:
+    said = "need" in done.stderr and "expected at most" in done.stderr and source in done.stderr
+    return not done.crashed and done.exit_code == 1 and said and not list(outputs.iterdir())
+
+
+def _need(done: Done) -> str:
+    found = re.search(r"need (\d+) MiB.*expected at most (\d+) MiB", done.stderr)
+    return f"needs {found[1]} MiB, {found[2]} MiB allowed" if found else ""
+
+
+def _large_scan(shop: Workshop, shape_xyz: tuple[int, int, int]) -> Path:
+    """A folder with a sparse file of zeros, which no bomb is: it is as long as it promises."""
+    inputs = shop.fresh("large")
+    scan = inputs / "large.nii"
+    scan.write_bytes(_header(1, shape_xyz))
+    os.truncate(scan, len(_header(1, shape_xyz)) + 2 * int(np.prod(shape_xyz)))
+    return inputs
+
+
+def _header(version: int, shape_xyz: tuple[int, int, int]) -> bytes:
+    header = (Nifti1Header if version == 1 else Nifti2Header)()
+    header.set_data_dtype(np.int16)
+    header["dim"][:4] = (3, *shape_xyz)
+    header["pixdim"][1:4] = 0.05 if max(shape_xyz) > 4000 else 0.5
+    header["vox_offset"] = header.template_dtype.itemsize + 4
+    return bytes(header.binaryblock) + struct.pack("<i", 0)
+
+
+def _slowest(cases: list[dict[str, dict[str, float]]]) -> float:
+    return max(sum(case["seconds"].values()) for case in cases)
+
+
+@contextmanager
+def _memory_group(limit_bytes: int) -> Iterator[Path | None]:
+    """A new control group with this much memory, version 1 or 2; None where there can be none."""
+    version_1 = (_GROUPS / "memory").is_dir()
+    group = (_GROUPS / "memory" if version_1 else _GROUPS) / _GROUP
+    try:
+        group.mkdir(exist_ok=True)
+        (group / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text(str(limit_bytes))
+    except OSError:
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def _enter(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()))

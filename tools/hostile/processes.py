@@ -1,0 +1,88 @@
+"""``python -m app`` as a child process that can be stopped at chosen moments."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.hostile.machine import ROOT
+
+_LONGEST_S = 120.0
+_POLL_S = 0.0005
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a run ended.
+
+    Attributes:
+        exit_code: negative for a signal.
+        stderr: all of the log.
+        seconds: since it was started, or since it was last let go on.
+    """
+
+    exit_code: int
+    stderr: str
+    seconds: float
+
+    @property
+    def crashed(self) -> bool:
+        """Whether Python or a signal ended it and not the app."""
+        return self.exit_code < 0 or "Traceback" in self.stderr or self.exit_code not in (0, 1, 2, 3, 4, 130)
+
+
+def start(*arguments: object, before: Callable[[], None] | None = None) -> "subprocess.Popen[str]":
+    """Starts ``python -m app``; ``before`` is called in the child."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "app", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        preexec_fn=before,  # noqa: PLW1509 - sets a limit, and this process has no threads that hold locks
+    )
+
+
+def finish(child: "subprocess.Popen[str]") -> Done:
+    """Waits for it."""
+    since = time.monotonic()
+    _, stderr = child.communicate(timeout=_LONGEST_S)
+    return Done(child.returncode, stderr, time.monotonic() - since)
+
+
+def run_app(*arguments: object, before: Callable[[], None] | None = None) -> Done:
+    """Runs it to its end."""
+    return finish(start(*arguments, before=before))
+
+
+@contextmanager
+def frozen_when(child: "subprocess.Popen[str]", is_so: Callable[[], bool]) -> Iterator[bool]:
+    """Stops the child as soon as ``is_so``, for the length of the block; gives whether that came about."""
+    until = time.monotonic() + _LONGEST_S
+    while child.poll() is None and time.monotonic() < until:
+        if is_so():
+            child.send_signal(signal.SIGSTOP)
+            try:
+                yield True
+            finally:
+                child.send_signal(signal.SIGCONT)
+            return
+        time.sleep(_POLL_S)
+    yield False
+
+
+def read_position(child: "subprocess.Popen[str]", path: Path) -> int:
+    """How far the child has read the file; 0 if it does not hold it open."""
+    folder = Path(f"/proc/{child.pid}")
+    try:
+        for entry in (folder / "fd").iterdir():
+            if entry.readlink() == path:
+                return int((folder / "fdinfo" / entry.name).read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):  # closed, or ended, meanwhile
+        pass
+    return 0
