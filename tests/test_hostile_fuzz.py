@@ -103,10 +103,10 @@ def test_the_constant_predictor_objects_to_what_no_network_can_use() -> None:
 
 @pytest.mark.long
 def test_a_short_run_finds_nothing() -> None:
-    record = parent.fuzz(parent.new_record(), 3000, lambda _: None)
+    record = parent.fuzz(parent.new_record(), 1500, lambda _: None, workers=2)
     assert record["findings"] == []
-    assert sum(record["outcomes"].values()) == 3000
-    assert record["outcomes"]["label map"] > 600
+    assert sum(record["outcomes"].values()) == 1500
+    assert record["outcomes"]["label map"] > 300
     assert len(record["reasons"]) > 20
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError
+from app.machine_limits import processor_limit
 from tools.hostile import endurance
 from tools.hostile.determinism import RUNS, check_determinism
 from tools.hostile.faults import FAULTS, try_faults
@@ -39,6 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("what", choices=(*_SECTIONS, "all"))
     parser.add_argument("--out", type=Path, default=ROOT / "tools" / "hostile" / "results", metavar="DIR")
     parser.add_argument("--inputs", type=int, default=INPUTS, metavar="N", help="of the fuzzer (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=processor_limit(), metavar="N", help="its processes (default: %(default)s)"
+    )
     parser.add_argument("--again", action="store_true", help="forget what the fuzzer tried before")
     parser.add_argument(
         "--only", choices=tuple(FAULTS), nargs="+", default=tuple(FAULTS), metavar="FAULT", help=", ".join(FAULTS)
@@ -82,7 +86,7 @@ def _fuzz(arguments: argparse.Namespace, record: Record) -> None:
         print(f"{outcome['next']} inputs, {len(outcome['findings'])} findings, {outcome['seconds']:.0f} s", flush=True)
 
     before = new_record() if arguments.again or "fuzz" not in record else record["fuzz"]["outcome"]
-    fuzz(before, arguments.inputs, save)
+    fuzz(before, arguments.inputs, save, arguments.workers)
 
 
 def _faults(arguments: argparse.Namespace, record: Record) -> None:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.bundle import load_bundle
 from app.cases import find_cases
 from app.errors import CaseError
 from app.pipeline import Options, run
-from app.plan import parse_plan
 from app.progress import SilentProgress
 from app.report import RunRecord
 from app.volume import Float32Array
-from tools.hostile.bundles import tiny_plan_text
 from tools.hostile.workshop import CASES, Outcome, Workshop
 
 _WORKING_WINDOWS = 3  # then the fault comes: some of the case is done already
@@ -74,7 +73,7 @@ FAULTS: dict[str, tuple[Callable[[Float32Array], Float32Array], str]] = {
 
 def faulty_backends(shop: Workshop) -> Outcome:
     """Each fault, in both modes, as the network of a run over all phantoms."""
-    plan = parse_plan(tiny_plan_text(), "plan.json")
+    plan = load_bundle(shop.bundle).plan
     failures = []
     for name, (fault, words) in FAULTS.items():
         for mode in ("fastest", "normal"):

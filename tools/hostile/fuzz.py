@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ def new_record() -> Record:
     return {**sums, "next": 0, "seconds": 0.0, "findings": [], "digest": code_digest(), **_nothing_large()}
 
 
-def fuzz(record: Record, inputs: int, save: Callable[[Record], None]) -> Record:
+def fuzz(record: Record, inputs: int, save: Callable[[Record], None], workers: int = 1) -> Record:
     """Goes on with ``record`` until so many inputs were tried; a record of other code begins anew.
 
     Args:
         record: of ``new_record``, or of an earlier call that was stopped.
         inputs: how many, seeds 0 to ``inputs`` - 1.
-        save: gets the record after each block.
+        save: gets the record after each round of blocks.
+        workers: children at once, each with a block of seeds.
     """
     if record.get("digest") != code_digest():
         record = new_record()
@@ -47,7 +49,11 @@ def fuzz(record: Record, inputs: int, save: Callable[[Record], None]) -> Record:
     try:
         while record["next"] < inputs and len(record["findings"]) < _MOST_FINDINGS:
             start = time.monotonic()
-            _run_block(record, min(inputs, record["next"] + BLOCK) - record["next"], folder)
+            last = min(inputs, record["next"] + workers * BLOCK)
+            blocks = [(first, min(first + BLOCK, last)) for first in range(record["next"], last, BLOCK)]
+            with ThreadPoolExecutor(workers) as pool:
+                for block in list(pool.map(lambda ends: _try_block(ends[0], ends[1], folder), blocks)):
+                    _add(record, block)
             record["seconds"] += time.monotonic() - start
             save(record)
     finally:
@@ -55,8 +61,19 @@ def fuzz(record: Record, inputs: int, save: Callable[[Record], None]) -> Record:
     return record
 
 
-def _run_block(record: Record, count: int, folder: Path) -> None:
-    """One child; if it ends badly, the seed is noted and the next block begins behind it."""
+def _try_block(first: int, last: int, parent: Path) -> Record:
+    """What the seeds from ``first`` to before ``last`` came to; a child that ends badly is followed by another."""
+    folder = parent / str(first)
+    folder.mkdir()
+    record = {**new_record(), "next": first}
+    while record["next"] < last:
+        _run_child(record, last - record["next"], folder)
+    shutil.rmtree(folder)
+    return record
+
+
+def _run_child(record: Record, count: int, folder: Path) -> None:
+    """One child; if it ends badly, the seed is noted and ``next`` is behind it."""
     first = record["next"]
     for name in ("seed", "tally.json"):
         (folder / name).unlink(missing_ok=True)
@@ -64,7 +81,6 @@ def _run_block(record: Record, count: int, folder: Path) -> None:
         command = [sys.executable, "-m", "tools.hostile.fuzz_child", str(first), str(count), str(folder)]
         child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
         hung = _watch(child, folder / "seed")
-    record["next"] = first
     if (folder / "tally.json").exists():
         _add(record, json.loads((folder / "tally.json").read_text()))
     if child.returncode:
@@ -75,7 +91,7 @@ def _run_block(record: Record, count: int, folder: Path) -> None:
         record["findings"].append({"seed": seed, "end": end, "message": _last_line(folder)})
         for again in range(record["next"], seed):  # tried, but not counted yet
             record["next"] = again
-            _run_block(record, 1, folder)
+            _run_child(record, 1, folder)
         record["next"] = seed + 1
 
 
@@ -104,11 +120,13 @@ def _seed(marker: Path) -> int | None:
 
 
 def _add(record: Record, tally: Record) -> None:
+    """Adds what a child, or a block of seeds, came to."""
     for name in _SUMS:
         record[name] = dict(Counter(record[name]) + Counter(tally[name]))
     for number, seed in _LARGEST:
         if tally[number] > record[number]:
             record[number], record[seed] = tally[number], tally[seed]
+    record["findings"] += tally.get("findings", [])
     record["next"] = tally["next"]
 
 
