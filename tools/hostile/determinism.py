@@ -19,7 +19,7 @@ from tools.phantom import write_phantoms
 RUNS = 20
 LEAST_DSC = 0.999
 SMALLEST_ML = 1.0
-_SCANS, _SHAPE_ZYX, _SPACING_ZYX_MM = 3, (96, 96, 96), (4.0, 4.0, 4.0)
+_SCANS, _SHAPE_ZYX, _SPACING_ZYX_MM = 3, (48, 64, 64), (6.0, 6.0, 6.0)
 
 
 def check_determinism(runs: int, bundle: Path, scan: Path | None, image: str) -> dict[str, Any]:
