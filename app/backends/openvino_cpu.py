@@ -11,6 +11,7 @@ from app.volume import Float32Array
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+_cancelled: list[Any] = []  # requests whose end nobody waits for, as their destructor would: up to a layer's time
 _WAIT_MS = 100  # the longest that a signal waits for Python; a window takes seconds on a small machine
 
 
@@ -66,6 +67,7 @@ class OpenVinoPredictor:
                     pass
             except KeyboardInterrupt:
                 self._request.cancel()
+                _cancelled.append(self._request)
                 raise
             found = self._request.output_tensors[0].data
         except RuntimeError as error:
