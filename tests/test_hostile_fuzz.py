@@ -70,6 +70,7 @@ def child_that(tmp_path: Path, does: str) -> str:
         ("raise ValueError('odd')", "exit code 1", "ValueError: odd"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV", ""),
         ("time.sleep(60)", "hang", ""),
+        ("exec('while True: pass')", "hang", ""),
     ],
 )
 def test_the_seed_of_a_crash_or_hang_is_found_and_the_others_go_on(
@@ -77,6 +78,7 @@ def test_the_seed_of_a_crash_or_hang_is_found_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(sys, "executable", child_that(tmp_path, does))
     monkeypatch.setattr(parent, "LONGEST_S", 0.3)
+    monkeypatch.setattr(parent, "LONGEST_WAIT_S", 0.6 if "sleep" in does else 30.0)
     saved: list[dict[str, Any]] = []
     record = parent.fuzz(parent.new_record(), 6, lambda each: saved.append(json.loads(json.dumps(each))))
     assert record["findings"] == [{"seed": 3, "end": end, "message": message}]

@@ -20,7 +20,8 @@ from tools.hostile.machine import ROOT, code_digest
 
 Record = dict[str, Any]
 
-LONGEST_S = 10.0
+LONGEST_S = 10.0  # of work on one input
+LONGEST_WAIT_S = 120.0  # and without work: other programs may keep a process waiting
 BLOCK = 2000  # seeds of one child: it starts anew often enough to leave nothing behind
 _MOST_FINDINGS = 40  # then something is so wrong that more tell nothing
 _POLL_S = 0.2
@@ -97,19 +98,28 @@ def _run_child(record: Record, count: int, folder: Path) -> None:
 
 def _watch(child: "subprocess.Popen[bytes]", marker: Path) -> bool:
     """Waits for the child; whether it had to be killed since one seed took too long."""
-    seed, since = None, time.monotonic()
+    seed, since, used = None, time.monotonic(), 0.0
     while True:
         try:
             child.wait(_POLL_S)
             return False
         except subprocess.TimeoutExpired:
-            now = _seed(marker)
+            now, working = _seed(marker), _processor_s(child.pid)
             if now != seed:
-                seed, since = now, time.monotonic()
-            elif time.monotonic() - since > LONGEST_S + (seed is None) * 60:
+                seed, since, used = now, time.monotonic(), working
+            elif seed is not None and (working - used > LONGEST_S or time.monotonic() - since > LONGEST_WAIT_S):
                 child.send_signal(signal.SIGKILL)
                 child.wait()
                 return True
+
+
+def _processor_s(pid: int) -> float:
+    """Seconds that a process has worked; 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
 
 
 def _seed(marker: Path) -> int | None:
