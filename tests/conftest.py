@@ -17,13 +17,12 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from app.__main__ import main
 from app.bundle import write_hashes
 from app.volume import Float32Array, Geometry, LabelArray, Vector
+from tools.hostile.bundles import write_tissue_network
 
 ROOT = Path(__file__).resolve().parent.parent
 TISSUE_HU = (-100, 0, 100, 200)
@@ -125,20 +124,7 @@ def tiny_plan() -> dict[str, Any]:
 def write_tiny_bundle(folder: Path, plan: dict[str, Any] | None = None, patch: tuple[int, ...] = TINY_PATCH) -> Path:
     """The tiny bundle in ``folder``; ``plan`` and the ONNX's ``patch`` can be made not to fit."""
     folder.mkdir(parents=True)
-    weights = np.array([0, 1, 2, 3], dtype=np.float32).reshape(4, 1, *(1 for _ in patch))
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "weights", "biases"], ["logits"])],
-        "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, *patch])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, *patch])],
-        [
-            numpy_helper.from_array(weights, "weights"),
-            numpy_helper.from_array(np.array([0, 1, 1, 0], np.float32), "biases"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, folder / "network.onnx")
+    write_tissue_network(folder / "network.onnx", patch)
     (folder / "plan.json").write_text(json.dumps(tiny_plan() if plan is None else plan))
     (folder / "MODEL_CARD.md").write_text("Four thresholds for tests.\n")
     write_hashes(folder)

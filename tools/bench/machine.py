@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Container, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,15 @@ def commit() -> dict[str, Any]:
 
 def code_digest() -> str:
     """SHA-256 of the code that is measured or measures: runs made with another one are not kept."""
+    return digest_of(_MEASURED, "bench", _DRAWING)
+
+
+def digest_of(patterns: Iterable[str], tool: str, telling: Container[str]) -> str:
+    """SHA-256 of the files of these patterns, without those of ``tools/TOOL`` that only tell what was found."""
     digest = hashlib.sha256()
-    for pattern in _MEASURED:
+    for pattern in patterns:
         for path in sorted(ROOT.glob(pattern)):
-            if path.parent.name != "bench" or path.name not in _DRAWING:
+            if path.parent.name != tool or path.name not in telling:
                 digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -51,20 +51,26 @@ def tiny_plan_text(spacing_mm: float = 3.0) -> str:
 def write_bundle(folder: Path) -> Path:
     """Writes the tiny bundle; returns its folder."""
     folder.mkdir(parents=True)
-    slopes = np.arange(len(_LABELS) + 1, dtype=np.float32).reshape(-1, 1, 1, 1, 1)
-    shape = [1, 1, *PATCH_SIZE]
+    write_tissue_network(folder / ONNX_FILE, PATCH_SIZE)
+    (folder / PLAN_FILE).write_text(tiny_plan_text(_SPACING_MM))
+    (folder / "MODEL_CARD.md").write_text("Three thresholds, for `python -m tools.hostile`.\n")
+    write_hashes(folder)
+    return folder
+
+
+def write_tissue_network(path: Path, patch_size: tuple[int, ...]) -> None:
+    """Writes the convolution as ONNX for tiles of this size, of two or three axes."""
+    slopes = np.arange(len(_LABELS) + 1, dtype=np.float32).reshape(-1, 1, *(1 for _ in patch_size))
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "slopes", "offsets"], ["logits"])],
         "tissues",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(slopes), *PATCH_SIZE])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, *patch_size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(slopes), *patch_size])],
         [
             numpy_helper.from_array(slopes, "slopes"),
             numpy_helper.from_array(np.array([0, 1, 1, 0], np.float32), "offsets"),
         ],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / ONNX_FILE)
-    (folder / PLAN_FILE).write_text(tiny_plan_text(_SPACING_MM))
-    (folder / "MODEL_CARD.md").write_text("Three thresholds, for `python -m tools.hostile`.\n")
-    write_hashes(folder)
-    return folder
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)

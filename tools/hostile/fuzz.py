@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import FolderError
-from tools.hostile.machine import ROOT, code_digest
+from tools.hostile.machine import ROOT, code_digest, memory_disk
 
 Record = dict[str, Any]
 
@@ -46,7 +46,7 @@ def fuzz(record: Record, inputs: int, save: Callable[[Record], None], workers: i
     """
     if record.get("digest") != code_digest():
         record = new_record()
-    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=_memory_disk()))
+    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=memory_disk()))
     try:
         while record["next"] < inputs and len(record["findings"]) < _MOST_FINDINGS:
             start = time.monotonic()
@@ -151,8 +151,3 @@ def _ending(code: int) -> str:
 def _last_line(folder: Path) -> str:
     lines = (folder / "stderr").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
-
-
-def _memory_disk() -> str | None:
-    """Where files cost no disk and may be as long as a header can promise."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -1,14 +1,14 @@
 """What a record of these tools says about where it was made."""
 
-import hashlib
+import os
 import shlex
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from tools.bench.machine import ROOT, commit, machine_facts
+from tools.bench.machine import ROOT, commit, digest_of, machine_facts
 
-__all__ = ["ROOT", "circumstances", "code_digest"]
+__all__ = ["ROOT", "circumstances", "code_digest", "memory_disk"]
 
 _TRIED = ("app/**/*.py", "tools/hostile/*.py")
 _TELLING = {"__main__.py", "table.py", "records.py"}  # of tools/hostile: change nothing that is tried
@@ -16,12 +16,7 @@ _TELLING = {"__main__.py", "table.py", "records.py"}  # of tools/hostile: change
 
 def code_digest() -> str:
     """SHA-256 of the code that is tried or tries: what was counted with another one does not count."""
-    digest = hashlib.sha256()
-    for pattern in _TRIED:
-        for path in sorted(ROOT.glob(pattern)):
-            if path.parent.name != "hostile" or path.name not in _TELLING:
-                digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
+    return digest_of(_TRIED, "hostile", _TELLING)
 
 
 def circumstances() -> dict[str, Any]:
@@ -32,3 +27,8 @@ def circumstances() -> dict[str, Any]:
         "command": shlex.join(["python", "-m", "tools.hostile", *sys.argv[1:]]),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def memory_disk() -> str | None:
+    """Where files cost no disk and may be as long as a header can promise; None where there is no such place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -8,6 +8,7 @@ import re
 import resource
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
 from tools.hostile.gzip_streams import bomb
-from tools.hostile.machine import ROOT
+from tools.hostile.machine import ROOT, memory_disk
 from tools.hostile.processes import Done, finish, run_app, start
 from tools.hostile.workshop import Outcome, Workshop, arguments, report_in
 
@@ -31,26 +32,11 @@ _PEAK_MIB = 400.0  # of a process that allocated nothing of a scan's size
 
 def scans_beyond_all_memory(shop: Workshop) -> Outcome:
     """Promises of 32767^3 and, in NIfTI-2, 60,000^3 voxels, kept by nobody, by a sparse file, by a gzip bomb."""
-    inputs, outputs, report = shop.fresh("promises"), shop.fresh("promises_labels"), shop.folder / "promises.json"
-    words: dict[str, str] = {}
-    for version, side in ((1, 32767), (2, 60000)):
-        shape, name = (side,) * 3, f"{side}"
-        (inputs / f"{name}_empty.nii").write_bytes(_header(version, shape) + bytes(1000))
-        words[f"{name}_empty"] = f"header promises {side}x{side}x{side} voxels"
-        sparse = inputs / f"{name}_sparse.nii"
-        sparse.write_bytes(_header(version, shape))
-        try:
-            os.truncate(sparse, len(_header(version, shape)) + 2 * side**3)
-            words[f"{name}_sparse"] = f"{side}x{side}x{side} voxels (z, y, x) need"
-        except OSError:  # ext4 ends at 16 TB; the fuzzer works on a file system without such an end
-            sparse.unlink()
-        (inputs / f"{name}_packed.nii.gz").write_bytes(bomb(_header(version, shape), 2**20))
-        words[f"{name}_packed"] = f"header promises {side}x{side}x{side} voxels"
-    (inputs / "bomb.nii.gz").write_bytes(bomb(_header(1, _HUGE_XYZ), 2 * int(np.prod(_HUGE_XYZ))))
-    words["bomb"] = "header promises 1024x1024x2000 voxels (4194304000 bytes), "
-    (inputs / "small_bomb.nii.gz").write_bytes(bomb(_header(1, (512, 512, 300)), 2 * 512 * 512 * 300))
-    words["small_bomb"] = "300x512x512 voxels (z, y, x) need"
-    done = run_app(*arguments(inputs, outputs, shop.bundle), "--report", report, "--max-memory", "250m")
+    outputs, report = shop.fresh("promises_labels"), shop.folder / "promises.json"
+    with tempfile.TemporaryDirectory(prefix="hostile-", dir=memory_disk()) as folder:
+        inputs = Path(folder)
+        words = {**_write_bombs(inputs), **_write_promises(inputs, 1, 32767), **_write_promises(inputs, 2, 60000)}
+        done = run_app(*arguments(inputs, outputs, shop.bundle), "--report", report, "--max-memory", "250m")
     told = report_in(report)
     errors = {case["case_id"]: case["error"] or "" for case in told["cases"]}
     failures = [f"{name}: {errors[name]}" for name, word in words.items() if word not in errors[name]]
@@ -59,6 +45,34 @@ def scans_beyond_all_memory(shop: Workshop) -> Outcome:
     expected = "refused before anything is allocated, the numbers in the message"
     notes = f"peak of the process {told['peak_memory_mib']:.0f} MiB; slowest case {_slowest(told['cases']):.2f} s"
     return Outcome("promises of 32767^3 and 60,000^3 voxels, gzip bombs", len(words), expected, tuple(failures), notes)
+
+
+def _write_promises(folder: Path, version: int, side: int) -> dict[str, str]:
+    """Writes cubes of this side; gives case -> words of its message."""
+    shape = (side,) * 3
+    header = _header(version, shape)
+    promise = f"header promises {side}x{side}x{side} voxels"
+    (folder / f"{side}_empty.nii").write_bytes(header + bytes(1000))
+    (folder / f"{side}_packed.nii.gz").write_bytes(bomb(header, 2**20))
+    words = {f"{side}_empty": promise, f"{side}_packed": promise}
+    sparse = folder / f"{side}_sparse.nii"
+    sparse.write_bytes(header)
+    try:
+        os.truncate(sparse, len(header) + 2 * side**3)
+        words[sparse.stem] = f"{side}x{side}x{side} voxels (z, y, x) need"
+    except OSError:  # no memory disk here, and ext4's files end at 16 TB
+        sparse.unlink()
+    return words
+
+
+def _write_bombs(folder: Path) -> dict[str, str]:
+    """Writes sound streams of 4 GB and of 160 MB of zeros; gives case -> words of its message."""
+    for name, shape in (("bomb", _HUGE_XYZ), ("small_bomb", (512, 512, 300))):
+        (folder / f"{name}.nii.gz").write_bytes(bomb(_header(1, shape), 2 * int(np.prod(shape))))
+    return {
+        "bomb": "header promises 1024x1024x2000 voxels (4194304000 bytes), ",
+        "small_bomb": "300x512x512 voxels (z, y, x) need",
+    }
 
 
 def limit_of_address_space(shop: Workshop) -> Outcome:

@@ -8,16 +8,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 
+from tools.hostile.drafts import TYPES, Draft, healthy_draft, set_sform
 from tools.hostile.gzip_streams import bomb, pack
 
-_ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
-_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _ODD_TYPES = (0, 1, 32, 128, 255, 1536, 1792, 2048, 2304, 999, -1, 32767)
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-30, 1e-6, 0.3, 255.0, 4097.0, 1e6, 1e20, 1e30, 3.4e38, -3.4e38, 1e300)
 _SPECIAL = (float("nan"), float("inf"), float("-inf"))
@@ -46,28 +43,13 @@ class HostileInput:
     families: tuple[str, ...]
 
 
-@dataclass
-class _Draft:
-    """A file while it is made."""
-
-    version: int
-    order: Literal["<", ">"]
-    header: Any
-    shape_xyz: tuple[int, ...]
-    voxels: bytes
-    extension: bytes = bytes(4)
-    sparse_bytes: int = 0
-    name: str = ""
-    bomb_bytes: int = 0
-
-
-_Mutation = Callable[[random.Random, _Draft], None]
+_Mutation = Callable[[random.Random, Draft], None]
 
 
 def make_input(seed: int) -> HostileInput:
     """The file of a seed: one in eight is healthy, the others have one to three kinds of mutation."""
     generator = random.Random(seed)
-    draft = _healthy(generator)
+    draft = healthy_draft(generator)
     families: list[str] = []
     if generator.random() >= 0.125:
         families = sorted(
@@ -88,49 +70,7 @@ def make_input(seed: int) -> HostileInput:
     return HostileInput(seed, draft.name, content, draft.sparse_bytes, not families, tuple(families))
 
 
-def _healthy(generator: random.Random) -> _Draft:
-    version, order = generator.choice((1, 2)), generator.choice(_ORDERS)
-    shape = tuple(generator.randint(1, 14) for _ in range(3))
-    code = generator.choice(tuple(_TYPES))
-    dtype = np.dtype(_TYPES[code]).newbyteorder(order)
-    header = _blank_header(version, order)
-    header["dim"][:4] = (3, *shape)
-    header["dim"][4:] = 1
-    header["datatype"], header["bitpix"] = code, dtype.itemsize * 8
-    spacing = [generator.uniform(0.5, 6.0) for _ in range(3)]
-    header["pixdim"][:4] = (1, *spacing)
-    header["xyzt_units"] = 2
-    header["vox_offset"] = header.dtype.itemsize + 4
-    header["scl_slope"] = 1
-    kind = generator.randrange(3)  # sform, qform, neither
-    if kind == 0:
-        _set_sform(header, np.diag([-spacing[0], -spacing[1], spacing[2], 1.0]))
-    elif kind == 1:
-        header["qform_code"] = 1
-        header["quatern_d"] = 1  # half a turn about z: x to the left, y to the back
-    values = np.frombuffer(generator.randbytes(prod(shape)), dtype=np.uint8)
-    voxels = (values if dtype.kind == "u" or dtype.itemsize == 1 else values.astype(np.float32) * 4 - 500).astype(dtype)
-    name = f"case{generator.choice(_SUFFIXES[:5])}"
-    return _Draft(version, order, header, shape, voxels.tobytes(), name=name)
-
-
-def _blank_header(version: int, order: Literal["<", ">"]) -> Any:
-    template = (Nifti1Header if version == 1 else Nifti2Header).template_dtype
-    header = np.zeros((), dtype=template.newbyteorder(order))
-    header["sizeof_hdr"] = template.itemsize
-    header["magic"] = b"n+1" if version == 1 else b"n+2"
-    if version == 2:
-        header["eol_check"] = (13, 10, 26, 10)
-    return header
-
-
-def _set_sform(header: Any, affine: Any) -> None:
-    header["sform_code"] = 1
-    for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
-        header[name] = affine[row]
-
-
-def _mutate_fields(generator: random.Random, draft: _Draft) -> None:
+def _mutate_fields(generator: random.Random, draft: Draft) -> None:
     """Any fields get any values that their type can say."""
     for name in generator.choices(draft.header.dtype.names, k=generator.randint(1, 4)):
         field = draft.header[name]
@@ -144,14 +84,14 @@ def _mutate_fields(generator: random.Random, draft: _Draft) -> None:
             draft.header[name] = generator.randbytes(field.dtype.itemsize)
 
 
-def _mutate_type(generator: random.Random, draft: _Draft) -> None:
+def _mutate_type(generator: random.Random, draft: Draft) -> None:
     """Another type than the voxels have, a known one or not."""
-    draft.header["datatype"] = generator.choice((*_TYPES, *_ODD_TYPES))
+    draft.header["datatype"] = generator.choice((*TYPES, *_ODD_TYPES))
     if generator.random() < 0.3:
         draft.header["bitpix"] = generator.choice((0, 1, 8, 12, 16, 32, 64, 128, -8))
 
 
-def _mutate_axes(generator: random.Random, draft: _Draft) -> None:
+def _mutate_axes(generator: random.Random, draft: Draft) -> None:
     """More or fewer axes; axes of one voxel, of none, of less than none."""
     count = generator.choice((0, 1, 2, 3, 3, 4, 4, 5, 7, 8, -1, 300))
     draft.header["dim"][0] = count
@@ -159,7 +99,7 @@ def _mutate_axes(generator: random.Random, draft: _Draft) -> None:
         draft.header["dim"][axis] = generator.choice((1, 1, 1, 0, 2, -1))
 
 
-def _mutate_promise(generator: random.Random, draft: _Draft) -> None:
+def _mutate_promise(generator: random.Random, draft: Draft) -> None:
     """A size that the file does not hold, or that only zeros hold: sparse, packed, or as long as one axis can be."""
     largest = 32767 if draft.version == 1 else 60000
     shape = generator.choice(
@@ -175,7 +115,7 @@ def _mutate_promise(generator: random.Random, draft: _Draft) -> None:
     draft.header["dim"][1:4] = shape
     how = generator.randrange(4)
     code = int(draft.header["datatype"])
-    expected = prod(shape) * np.dtype(_TYPES.get(code, "u1")).itemsize
+    expected = prod(shape) * np.dtype(TYPES.get(code, "u1")).itemsize
     if how == 1:
         draft.sparse_bytes = min(2**62, len(draft.header.tobytes()) + 4 + expected)
     elif how == 2 and expected < 2**32:
@@ -184,7 +124,7 @@ def _mutate_promise(generator: random.Random, draft: _Draft) -> None:
         draft.voxels = bytes(expected)
 
 
-def _mutate_geometry(generator: random.Random, draft: _Draft) -> None:
+def _mutate_geometry(generator: random.Random, draft: Draft) -> None:
     """Turned, mirrored, sheared, flat, tiny and vast grids, in other units."""
     kind = generator.randrange(5)
     header = draft.header
@@ -198,7 +138,7 @@ def _mutate_geometry(generator: random.Random, draft: _Draft) -> None:
     affine[:3, 3] = [generator.gauss(0, 300) for _ in range(3)]
     if kind == 4:
         affine[generator.randrange(3), generator.randrange(4)] = _float(generator)
-    _set_sform(header, affine)
+    set_sform(header, affine)
     if generator.random() < 0.5:
         header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     header["sform_code"] = generator.choice((0, 1, 1, 1, 2, 4, -1, 99))
@@ -209,15 +149,15 @@ def _mutate_geometry(generator: random.Random, draft: _Draft) -> None:
     header["xyzt_units"] = generator.choice((0, 1, 2, 2, 3, 10, 255))
 
 
-def _mutate_scaling(generator: random.Random, draft: _Draft) -> None:
+def _mutate_scaling(generator: random.Random, draft: Draft) -> None:
     """Slopes and intercepts."""
     draft.header["scl_slope"] = _float(generator)
     draft.header["scl_inter"] = _float(generator) if generator.random() < 0.7 else 0
 
 
-def _mutate_voxels(generator: random.Random, draft: _Draft) -> None:
+def _mutate_voxels(generator: random.Random, draft: Draft) -> None:
     """Random bits; one value everywhere; values that are none, or beyond all bounds, here and there."""
-    dtype = np.dtype(_TYPES.get(int(draft.header["datatype"]), "u1")).newbyteorder(draft.order)
+    dtype = np.dtype(TYPES.get(int(draft.header["datatype"]), "u1")).newbyteorder(draft.order)
     count = len(draft.voxels) // dtype.itemsize
     kind = generator.randrange(3)
     if kind == 0 or dtype.kind != "f":
@@ -232,7 +172,7 @@ def _mutate_voxels(generator: random.Random, draft: _Draft) -> None:
     draft.voxels = voxels.tobytes()
 
 
-def _mutate_length(generator: random.Random, draft: _Draft) -> None:
+def _mutate_length(generator: random.Random, draft: Draft) -> None:
     """Too few voxels, too many, an extension before them, an offset that is not theirs."""
     kind = generator.randrange(4)
     if kind == 0:
@@ -248,7 +188,7 @@ def _mutate_length(generator: random.Random, draft: _Draft) -> None:
         draft.header["vox_offset"] = generator.choice((0, 1, 351, 352, 353, 544, 1e6, 2**30, 2**30 + 1, -352))
 
 
-def _mutate_name(generator: random.Random, draft: _Draft) -> None:
+def _mutate_name(generator: random.Random, draft: Draft) -> None:
     """Names that are no scan's, long ones, and ones that are not text."""
     stem = generator.choice(("a", "x" * 240, "..", "-", " ", "\u202e\u00fc", "\udcff", "a\nb", "_0000", "_0000_0000"))
     draft.name = (stem + generator.choice(_SUFFIXES))[-200:]
@@ -271,7 +211,7 @@ def _mutate_bytes(generator: random.Random, content: bytes) -> bytes:
     return bytes(altered)
 
 
-def _keep(_generator: random.Random, _draft: _Draft) -> None:
+def _keep(_generator: random.Random, _draft: Draft) -> None:
     """Nothing yet: bytes are mutated once the file is put together."""
 
 
