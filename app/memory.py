@@ -7,7 +7,7 @@ from pathlib import Path
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, resident_bytes
 from app.memory_need import Need, NetworkMemory, ProcessMemory, ScanHeader, planned_grid, predict_need
-from app.plan import Mode, Plan, SpacingKind
+from app.plan import Crop, Mode, Plan, SpacingKind
 
 _MIB = 2**20
 _LONGEST_AXIS = 4096  # voxels; the matrices of resampling grow with the square: 0.3 s at 1024, 4 s here, 14 s at 8000
@@ -55,6 +55,7 @@ def fit_case(
     mirror: bool,
     process: ProcessMemory,
     limit: MemoryLimit,
+    crop: Crop = "none",
 ) -> Fit:
     """The first way to segment the scan that stays within the limit: as planned, or the least change that does.
 
@@ -67,7 +68,7 @@ def fit_case(
     """
     needs = []
     for factor, half, changed in _changes(scan, plan, spacing):
-        need = predict_need(scan, changed, mode, spacing, mirror, process)
+        need = predict_need(scan, changed, mode, spacing, mirror, process, crop=crop)
         needs.append(need)
         if need.peak_bytes <= limit.limit_bytes:
             _check_axes(path, scan, changed, spacing)
@@ -95,20 +96,22 @@ class Fitter:
     Made before the network is loaded, since what the process holds then counts.
     """
 
-    def __init__(self, plan: Plan, mode: Mode, spacing: SpacingKind, mirror: bool, max_memory_bytes: int) -> None:
-        self._plan, self._mode, self._spacing, self._mirror = plan, mode, spacing, mirror
+    def __init__(
+        self, plan: Plan, mode: Mode, spacing: SpacingKind, mirror: bool, max_memory_bytes: int, crop: Crop = "none"
+    ) -> None:
+        self._plan, self._mode, self._spacing, self._mirror, self._crop = plan, mode, spacing, mirror, crop
         self._max_bytes, self._start_bytes = max_memory_bytes, resident_bytes()
 
     def fit(self, path: Path, scan: ScanHeader, network: NetworkMemory) -> Fit:
         """See ``fit_case``."""
         process, limit = self._process(network)
-        return fit_case(path, scan, self._plan, self._mode, self._spacing, self._mirror, process, limit)
+        return fit_case(path, scan, self._plan, self._mode, self._spacing, self._mirror, process, limit, self._crop)
 
     def fit_with_twin(self, scan: ScanHeader, both: NetworkMemory) -> Fit | None:
         """As planned with a second network; None if that does not fit: no label map changes for the sake of a twin."""
         process, limit = self._process(both)
-        need = predict_need(scan, self._plan, self._mode, self._spacing, self._mirror, process, twin=True)
-        if need.peak_bytes > limit.limit_bytes:
+        need = predict_need(scan, self._plan, self._mode, self._spacing, self._mirror, process, True, self._crop)
+        if need.peak_bytes > limit.limit_bytes or _longest_axis(scan, self._plan, self._spacing) > _LONGEST_AXIS:
             return None
         return Fit(self._plan, _record(need, limit, _describe(1.0, False)), None)
 
@@ -124,13 +127,17 @@ def _record(need: Need, limit: MemoryLimit, strategy: str) -> MemoryRecord:
 
 def _check_axes(path: Path, scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> None:
     """Raises CaseError for a scan or a network grid that is longer than any patient's."""
-    stored, grid = scan.geometry.shape_zyx, planned_grid(scan.geometry, plan, spacing)[1].shape_zyx
-    if max(*stored, *grid) > _LONGEST_AXIS:
-        shape, network_shape = ("x".join(map(str, lengths)) for lengths in (stored, grid))
+    if _longest_axis(scan, plan, spacing) > _LONGEST_AXIS:
+        grid = planned_grid(scan.geometry, plan, spacing)[1].shape_zyx
+        shape, network_shape = ("x".join(map(str, lengths)) for lengths in (scan.geometry.shape_zyx, grid))
         raise CaseError(
             f"{path}: {shape} voxels (z, y, x), {network_shape} for the network; expected at most {_LONGEST_AXIS} "
             "along an axis. Crop it, or repair its spacing"
         )
+
+
+def _longest_axis(scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> int:
+    return max(*scan.geometry.shape_zyx, *planned_grid(scan.geometry, plan, spacing)[1].shape_zyx)
 
 
 def _changes(scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> Iterator[tuple[float, bool, Plan]]:

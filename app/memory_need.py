@@ -6,10 +6,11 @@ Each term is bytes of an array that the code of that stage holds, so a change th
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
+from math import ceil, prod
 
 from app.orientation import AxisMap, axis_map_to_lps
-from app.plan import Mode, Plan, SpacingKind
+from app.plan import Crop, Mode, Plan, SpacingKind
+from app.region import body_steps
 from app.resampling import SLAB_BYTES
 from app.sliding_window import streaming_axis
 from app.spacing import NetworkGrid, network_grid
@@ -20,6 +21,7 @@ _SUM_BYTES = {"float32": 4, "float16": 2}
 _CHUNKS_BYTES = 12 * 2**20  # a chunk of the file, its copy and the decompressor's window
 _SMALL_BYTES = 30 * 2**20  # nibabel, isal, the heaps of the loader's and BLAS's threads: 39 MiB measured, some counted
 _COMPONENTS_BYTES = 15  # a voxel of an organ's box: mask, int32 components, their int64 copy, selections
+_BODY_BYTES = 8  # a voxel: two masks, int32 parts, the mask of the largest and its copy
 _OPEN_SHARE = 0.1  # voxels of a plane that lie on organ borders: 2 to 8 % on the ten scans
 _ROWS_AT_ONCE = 5  # arrays (voxels, classes) that interpolate them
 
@@ -76,7 +78,7 @@ class Need:
     """Peak memory of a case.
 
     Attributes:
-        bytes_by_stage: read, preprocess, network, restore, postprocess, write.
+        bytes_by_stage: read, locate, preprocess, network, restore, postprocess, write.
     """
 
     bytes_by_stage: dict[str, int]
@@ -100,10 +102,13 @@ def predict_need(
     mirror: bool,
     process: ProcessMemory,
     twin: bool = False,
+    crop: Crop = "none",
 ) -> Need:
     """The peak of each stage of a case in a process that holds ``process`` besides.
 
     A twin runs after the network, on the same image: until then that is kept, and from then on the label map.
+    A crop is not counted on: what it leaves is not known yet. What the search for the body takes is counted, what a
+    locator takes is not: its grid of 6 mm or so is small beside the network's.
     """
     oriented, grid = planned_grid(scan.geometry, plan, spacing)
     scan_voxels, grid_voxels = prod(oriented), prod(grid.shape_zyx)
@@ -125,6 +130,7 @@ def predict_need(
     return Need(
         {
             "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + _CHUNKS_BYTES,
+            "locate": process.loaded_bytes + stored + (_body_bytes(scan.geometry) if crop == "body" else 0),
             "preprocess": process.loaded_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
             "network": process.running_bytes + network,
             "restore": process.running_bytes + restore + kept,
@@ -142,6 +148,14 @@ def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[
     return oriented.shape_zyx, network_grid(
         oriented.shape_zyx, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, spacing
     )
+
+
+def _body_bytes(geometry: Geometry) -> int:
+    """The voxels that the search for the body looks at, as bool, as opened, and as the number of their part."""
+    looked_at = prod(
+        ceil(n / step) for n, step in zip(geometry.shape_zyx, body_steps(geometry.spacing_zyx_mm), strict=True)
+    )
+    return _BODY_BYTES * looked_at
 
 
 def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape) -> int:

@@ -202,7 +202,9 @@ class _Runner:
         twin: TwinSource | None,
     ) -> None:
         self._network_memory = network_memory
-        self._fitter = Fitter(plan, options.mode, options.spacing, options.mirror, options.max_memory_bytes)
+        self._fitter = Fitter(
+            plan, options.mode, options.spacing, options.mirror, options.max_memory_bytes, options.crop
+        )
         self._plan, self._options, self._progress, self._record = plan, options, progress, record
         self._make_predictor, self._make_locator, self._twin = make_predictor, make_locator, twin
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")

@@ -275,6 +275,14 @@ def test_a_case_worked_by_hand() -> None:
     assert 144_000_000 + 4 * 32 * MIB < need["preprocess"] < 144_000_000 + 6 * 32 * MIB
 
 
+def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:
+    """5 x 0.8 x 0.8 mm: every slice and every fifth row and column, 100 x 40 x 60 of 100 x 200 x 300 voxels."""
+    scan, process = header_of((100, 200, 300), (5.0, 0.8, 0.8)), ProcessMemory(1000, 3000)
+    for crop, searched in (("none", 0), ("body", 8 * 240_000)):
+        need = predict_need(scan, small_plan(), "fastest", "off", False, process, crop=crop)  # type: ignore[arg-type]
+        assert need.bytes_by_stage["locate"] == 1000 + 12_000_000 + searched
+
+
 def test_normal_holds_the_label_map_while_the_network_runs() -> None:
     process = ProcessMemory(0, 0)
     scan = header_of((200, 300, 400), (1.0, 1.0, 1.0))  # a network grid of 67 x 150 x 400
