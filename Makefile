@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all the set-up they need. A bare Debian or Ubuntu lacks only:
 #   apt-get install -y git make python3 python3-venv
 .DEFAULT_GOAL := help
-.PHONY: help demo test check audit parity bench setup lint types layers format clean
+.PHONY: help demo test check audit parity bench hostile setup lint types layers format clean
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
@@ -10,6 +10,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 PARITY_ARGS ?=
 BENCH_ARGS ?=
+HOSTILE_ARGS ?=
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -36,6 +37,9 @@ parity: setup  ## our label maps beside those of real nnU-Net v1 and v2 (PARITY_
 
 bench: setup  ## time and memory beside real nnU-Net v1 and v2 (BENCH_ARGS=--help tells more, --quick takes a minute)
 	$(BIN)/python -m tools.bench --pip-options="$(PIP_INDEX)" $(BENCH_ARGS)
+
+hostile: setup  ## try to break the app: mutated files, faults, endurance, determinism (HOSTILE_ARGS=--help tells more)
+	$(BIN)/python -m tools.hostile all $(HOSTILE_ARGS)
 
 setup: .venv/.tests  ## make .venv with all that the tests need (PyTorch is the large part)
 
