@@ -18,6 +18,8 @@ import pytest
 
 from tests.conftest import EXPECTED_MEAN_DSC, mean_dsc
 from tests.real_docker import BASE_IMAGE
+from tools.hostile.memory_limits import container
+from tools.hostile.workshop import make_workshop
 from tools.submit.__main__ import main as submit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -141,6 +143,11 @@ def test_submission(image: str, tmp_path: Path) -> None:
         assert manifest is not None
         assert json.load(manifest)[0]["RepoTags"] == [f"{team}:latest"]
     (out / f"{team}.tar.gz").unlink()  # pytest keeps folders, and this is large
+
+
+def test_a_scan_too_large_for_the_container_is_refused_and_not_killed(image: str, tmp_path: Path) -> None:
+    """682 MB of voxels with ``-m 700m``: exit code 1 and a message, not the kernel's 137."""
+    assert container(make_workshop(tmp_path / "shop", image=image)).failures == ()
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
