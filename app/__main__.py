@@ -59,7 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_argument("--input", type=Path, metavar="FILE", help="one scan, or a folder with one DICOM series")
     files.add_argument("--output", type=Path, metavar="FILE", help="its label map (.nii.gz or .nii)")
     files.add_argument("--report", type=Path, metavar="FILE.json", help="write stage times, warnings and organ volumes")
-    files.add_argument("--skip-existing", action="store_true", help="leave cases alone whose label map is there")
+    files.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave cases alone whose label map is there; what --report said of them before is kept in it",
+    )
     network = parser.add_argument_group("network")
     network.add_argument(
         "--bundle", type=Path, metavar="DIR", default=_DEFAULT_BUNDLE, help="trained network (default: weights/default)"
