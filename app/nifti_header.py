@@ -190,7 +190,8 @@ def _agree(sform: Array, qform: Array, header: Any) -> bool:
     """Whether the two put every corner of the grid less than half a voxel apart; NaN agrees with nothing."""
     last = np.maximum(header["dim"][1:4].astype(np.float64) - 1, 1)
     corners = np.array([[i, j, k, 1.0] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])
-    apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
+    with np.errstate(over="ignore", invalid="ignore"):  # nothing has looked at the qform yet, if the sform is used
+        apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
     return bool(apart <= 0.5 * np.linalg.norm(sform[:3, :3], axis=0).min())
 
 

@@ -165,6 +165,11 @@ def test_axes_that_span_no_space_are_refused(tmp_path: Path, edit: Callable[[Any
         read_nifti_header(path)
 
 
+def test_a_qform_beyond_all_bounds_disagrees_and_is_no_warning_of_numpys(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "a.nii", tissue(), edit=fields(qoffset_x=3e38))
+    assert read_volume(scan).warnings == ("sform and qform disagree; the sform is used",)
+
+
 def test_voxels_that_only_a_double_can_hold_become_air(tmp_path: Path) -> None:
     """-1024 HU would be 1e48 stored, which float32 cannot say either."""
     values = np.full((3, 4, 5), 1e300)
