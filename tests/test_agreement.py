@@ -186,7 +186,8 @@ def test_a_twin_keeps_the_image_and_then_the_first_label_map() -> None:
     one, two = (predict_need(header(), plan, "fastest", "off", False, process, twin) for twin in (False, True))
     more = {stage: two.bytes_by_stage[stage] - size for stage, size in one.bytes_by_stage.items()}
     assert more == {
-        "read": 0, "preprocess": 0, "network": 24_000_000, "restore": 96_000_000, "postprocess": 96_000_000, "write": 0,
+        "read": 0, "locate": 0, "preprocess": 0, "network": 24_000_000, "restore": 96_000_000,
+        "postprocess": 96_000_000, "write": 0,
     }  # fmt: skip
 
 

@@ -62,13 +62,13 @@ def write_tissue_network(path: Path, patch_size: tuple[int, ...]) -> None:
     """Writes the convolution as ONNX for tiles of this size, of two or three axes."""
     slopes = np.arange(len(_LABELS) + 1, dtype=np.float32).reshape(-1, 1, *(1 for _ in patch_size))
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "slopes", "offsets"], ["logits"])],
+        [helper.make_node("Conv", ["image", "weights", "biases"], ["logits"])],
         "tissues",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, *patch_size])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(slopes), *patch_size])],
         [
-            numpy_helper.from_array(slopes, "slopes"),
-            numpy_helper.from_array(np.array([0, 1, 1, 0], np.float32), "offsets"),
+            numpy_helper.from_array(slopes, "weights"),
+            numpy_helper.from_array(np.array([0, 1, 1, 0], np.float32), "biases"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
