@@ -77,12 +77,21 @@ class _Watch(SilentProgress):
     def __init__(self, marker: int) -> None:
         self.seconds: dict[int, float] = {}
         self.grown_bytes: dict[int, int] = {}
-        self.marker, self._seed, self._start, self._at_rest = marker, -1, 0.0, 0
+        self._marker, self._seed, self._start, self._at_rest = marker, -1, 0.0, 0
+
+    def mark(self, seed: int) -> None:
+        """Says that this seed is under way."""
+        os.pwrite(self._marker, struct.pack("<q", seed), 0)
+
+    def make(self, seed: int) -> HostileInput:
+        """Its input."""
+        self.mark(seed)
+        return make_input(seed)
 
     def start_case(self, case_id: str) -> None:
         """Every name begins with its seed."""
         self._seed = int(case_id[:_SEED_DIGITS])
-        os.pwrite(self.marker, struct.pack("<q", self._seed), 0)
+        self.mark(self._seed)
         self._at_rest = _restart_peak()
         self._start = time.process_time()
 
@@ -103,13 +112,14 @@ def main() -> int:
     ways = plans()
     tally = Tally()
     with (folder / "seed").open("wb", buffering=0) as marker:
-        check([make_input(first)], *ways[0], folder, _Watch(marker.fileno()))  # imports and caches: nobody's memory
+        watch = _Watch(marker.fileno())
+        check([watch.make(first)], *ways[0], folder, watch)  # imports and caches: nobody's memory
         room = mapped_bytes() + _ADDRESS_SPACE_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
         for start in range(first, first + count, _AT_ONCE):
             following = min(start + _AT_ONCE, first + count)
-            given = [make_input(seed) for seed in range(start, following)]
             watch = _Watch(marker.fileno())
+            given = [watch.make(seed) for seed in range(start, following)]
             errors = check(given, *ways[start // _AT_ONCE % len(ways)], folder, watch)
             for each in given:
                 tally.add(each, errors[each.seed], watch.seconds.get(each.seed, 0), watch.grown_bytes.get(each.seed, 0))
@@ -145,7 +155,7 @@ def check(
         if (case.status == "segmented") != (case.error is None):
             raise Finding(f"status {case.status} with error {case.error!r}")
     for each in given:
-        os.pwrite(watch.marker, struct.pack("<q", each.seed), 0)
+        watch.mark(each.seed)
         _check_outcome(each, errors[each.seed], paths[each.seed], outputs)
     return errors
 

@@ -160,7 +160,7 @@ def _mutate_voxels(generator: random.Random, draft: Draft) -> None:
     dtype = np.dtype(TYPES.get(int(draft.header["datatype"]), "u1")).newbyteorder(draft.order)
     count = len(draft.voxels) // dtype.itemsize
     kind = generator.randrange(3)
-    if kind == 0 or dtype.kind != "f":
+    if kind == 0 or dtype.kind != "f" or count == 0:
         draft.voxels = generator.randbytes(len(draft.voxels))
         return
     voxels = np.frombuffer(draft.voxels, dtype=dtype, count=count).copy()
