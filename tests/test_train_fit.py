@@ -296,7 +296,7 @@ def test_damaged_folders_are_named(cache: Path, tmp_path: Path, capsys: pytest.C
 
 def test_the_readme_names_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     """In its table, where fit is not named, and in its commands."""
-    text = (ROOT / "tools" / "train" / "README.md").read_text()
+    text = (ROOT / "tools" / "train" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
     uses = [row if row.startswith("export ") else f"fit {row}" for row in rows]
     uses += re.findall(r"-m tools\.train (\w+ [^`\n]+)", text)
