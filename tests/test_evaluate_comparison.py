@@ -188,9 +188,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
     for second, code, named in (
         (f"B={other}", 1, "no case that all of them have scores of"),
         (f"B={year}", 1, "scored by preset flare23; expected flare24"),
-        (f"B={old}", 1, "old.json: schema_version 1; expected"),
-        (f"B={tmp_path / 'none.json'}", 1, "none.json: cannot be read"),
-        (f"B={__file__}", 1, "no JSON"),
+        (f"B={old}", 3, "old.json: schema_version 1; expected"),
+        (f"B={tmp_path / 'none.json'}", 3, "none.json: cannot be read"),
+        (f"B={__file__}", 3, "no JSON"),
         (str(other), 2, "expected two or more NAME=scores.json"),
         (f"A={other}", 2, "each with a name of its own"),
     ):

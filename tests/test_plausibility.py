@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from app.plan import Plan, parse_plan
-from app.plausibility import Findings, examine, find_warnings, look_at
+from app.plausibility import (
+    LEAST_COMPACTNESS,
+    LEAST_ORGANS_ML,
+    LEAST_TISSUE_SHARE,
+    TURNED_MM,
+    Findings,
+    examine,
+    find_warnings,
+    look_at,
+)
 from app.volume import LabelArray, Volume
 from app.volume_io import read_volume
 from tests.conftest import ROOT, read_label_map, run_app, tiny_plan, write_scan, write_tiny_bundle
@@ -197,6 +206,12 @@ def test_what_was_measured_on_real_scans_is_in_order_and_every_limit_lies_in_a_g
     """The recorded run of ``python -m tools.plausibility_check``."""
     recorded = json.loads((ROOT / "tools" / "plausibility_check.json").read_text())
     summary, limits = recorded["summary"], recorded["limits"]
+    assert limits == {
+        "tissue_share": LEAST_TISSUE_SHARE,
+        "organs_ml": LEAST_ORGANS_ML,
+        "compactness": LEAST_COMPACTNESS,
+        "position_mm": TURNED_MM,
+    }
     real = summary["as_is"]
     assert (len(real["silent"]), real["warned"]) == (10, [])
     assert real["tissue_share"][0] > 5 * limits["tissue_share"]

@@ -210,7 +210,7 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path: Path, capsys: pytest.Ca
         (["--profile", "old"], 3),
         (["--app-report", "nowhere.json"], 3),
         (["--references", "nowhere"], 3),
-        (["--scores", "old/profile.json"], 1),
+        (["--scores", "old/profile.json"], 3),
     ],
 )
 def test_wrong_use_writes_nothing(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.errors import CaseError
+from app.errors import FolderError
 from tools.evaluate.flare import Score, rules_as_json
 from tools.evaluate.presets import DEFAULT_PRESET, Preset
 from tools.evaluate.scoring import CaseScores
@@ -60,19 +60,19 @@ def read_record(path: Path) -> Record:
     """The record that ``json_text`` wrote.
 
     Raises:
-        CaseError: the file cannot be read or is not such a record.
+        FolderError: the file cannot be read or is not such a record.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CaseError(
+        raise FolderError(
             f"{path}: cannot be read ({error.strerror or error}); expected a scores.json of tools.evaluate"
         ) from error
     except ValueError as error:
-        raise CaseError(f"{path}: no JSON ({error}); expected a scores.json of tools.evaluate") from error
+        raise FolderError(f"{path}: no JSON ({error}); expected a scores.json of tools.evaluate") from error
     version = record.get("schema_version") if isinstance(record, dict) else None
     if version != SCHEMA_VERSION or "cases" not in record or "organs" not in record:
-        raise CaseError(
+        raise FolderError(
             f"{path}: schema_version {version}; expected scores.json of tools.evaluate with {SCHEMA_VERSION}. "
             "Score the predictions again"
         )

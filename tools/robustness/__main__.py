@@ -138,11 +138,16 @@ def _begin(arguments: argparse.Namespace, bundle: Bundle, command: str) -> dict[
         "seed": arguments.seed,
         "uncertainty": arguments.uncertainty,
         "about_labels": arguments.about_labels,
+        "labels": str(arguments.labels.resolve()),
+        "asked_for": {"backend": arguments.backend, "precision": arguments.precision},
     }
     path = arguments.out / RECORD_FILE
     rows: list[Row] = []
     if path.exists():
-        before = json.loads(path.read_text())
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{path}: no JSON ({error}); choose another --out, or remove it") from error
         different = [key for key, value in same.items() if before.get(key) != value]
         if different:
             raise UsageError(f"{path}: another {', '.join(different)}; choose another --out, or remove it")

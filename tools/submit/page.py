@@ -23,7 +23,7 @@ def page_text(record: dict[str, Any]) -> str:
 
 
 def verdict(record: dict[str, Any]) -> str:
-    """One line: ``team:latest: 22 passed``."""
+    """One line: ``team:latest: 20 passed, 1 failed``."""
     counts = ", ".join(f"{count} {status}" for status, count in record["counts"].items())
     return f"{record['image']['name']}: {counts}"
 
