@@ -31,9 +31,10 @@ def read_earlier_runs(path: Path, schema_version: int) -> list[EarlierRun]:
         if report["schema_version"] != schema_version:
             raise ValueError(f"schema_version {report['schema_version']}, expected {schema_version}")
         earlier = report.pop("earlier_runs")
-        if not all(isinstance(case["output"], str) for run in (*earlier, report) for case in run["cases"]):
-            raise ValueError("a case without output")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cases = [case for run in (*earlier, report) for case in run["cases"]]
+        if not all(isinstance(case["output"], str) and isinstance(case["status"], str) for case in cases):
+            raise ValueError("a case without output or status")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kept = path.with_name(f"{path.name}.before")
         path.replace(kept)
         logger.warning("%s: not a report that can be carried on (%s); kept as %s", path, error, kept.name)

@@ -1,4 +1,4 @@
-"""Log records as single lines."""
+"""Names of files on terminals and in logs: single lines without control codes."""
 
 import logging
 
@@ -10,9 +10,13 @@ class OneLineFormatter(logging.Formatter):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The record's line, everything that cannot be printed as an escape of Python's."""
-        line = super().formatMessage(record)
-        return "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-            for character in line
-        )
+        """The record's line."""
+        return escaped(super().formatMessage(record))
+
+
+def escaped(text: str) -> str:
+    r"""The text with all that cannot be printed as an escape of Python's: a line break is ``\n``."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )

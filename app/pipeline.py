@@ -209,7 +209,7 @@ class _Runner:
         self._make_predictor, self._make_locator, self._twin = make_predictor, make_locator, twin
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")
         self._loading: Future[tuple[Predictor, Locator | None]] | None = None
-        self._loading_twin: Future[Predictor] | None = None
+        self._loading_twin: Future[Predictor | None] | None = None
 
     def run_case(self, case: Case, record: CaseRecord) -> None:
         """Segments a case and fills its record, whichever way it goes; only errors of the whole run are raised."""
@@ -342,7 +342,14 @@ class _Runner:
         logger.info("network ready: %s on %s in %s, %.2f s", *ready)
         return predictor, locator
 
-    def _load_twin(self, twin: TwinSource) -> Predictor:
-        predictor, warnings = twin.make_predictor()
+    def _load_twin(self, twin: TwinSource) -> Predictor | None:
+        """None if there is not enough memory: no label map is lost for the sake of a twin."""
+        try:
+            predictor, warnings = twin.make_predictor()
+        except MemoryError:
+            warning = "not enough memory to load the second network; its agreement is not in the report"
+            self._record.warnings.append(warning)
+            logger.warning(warning)
+            return None
         self._record.warnings.extend(warning for warning in warnings if warning not in self._record.warnings)
         return predictor

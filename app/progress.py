@@ -3,6 +3,8 @@
 import logging
 from typing import Protocol
 
+from app.log_format import escaped
+
 
 class Progress(Protocol):
     """What the pipeline tells about its progress."""
@@ -55,8 +57,8 @@ class TerminalProgress:
     def start_case(self, case_id: str) -> None:
         """Names the case on the lower bar."""
         self._windows.reset(total=0)
-        self._case_id = case_id
-        self._windows.set_description(f"{case_id} (reading)")
+        self._case_id = escaped(case_id)
+        self._windows.set_description(f"{self._case_id} (reading)")
 
     def expect_windows(self, count: int) -> None:
         """Gives the lower bar its length."""

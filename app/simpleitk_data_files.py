@@ -4,6 +4,7 @@ SimpleITK opens whatever is named: ``../../other/patient.raw``, ``/dev/zero``. O
 let through, so that a scan shows nothing but what came with it.
 """
 
+import mmap
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ _END = {
     ".mha": re.compile(rb"^[ \t]*ElementDataFile[ \t]*[:=][ \t]*local[ \t]*\r?$", re.IGNORECASE | re.MULTILINE),
     ".nrrd": re.compile(rb"\r?\n\r?\n"),
 }
+_META_KEY = b"ElementDataFile"
 _END |= {".mhd": _END[".mha"], ".nhdr": _END[".nrrd"]}
 
 
@@ -33,6 +35,8 @@ def check_data_files(path: Path) -> None:
     end = _END[path.suffix.lower()].search(head)
     if end is None and len(head) > _LONGEST_HEADER_BYTES:
         raise CaseError(f"{path}: its header does not end within {_LONGEST_HEADER_BYTES} bytes. Convert it")
+    if end is not None and path.suffix.lower() in (".mha", ".mhd") and _stands_behind(path, _META_KEY, end.end()):
+        raise CaseError(f"{path}: says twice where its voxels are. Convert the scan")
     header = head if end is None else head[: end.end()]
     for named in _NAMED.finditer(header):
         listed = header[named.start(1) :] if named[1].strip().upper().startswith(b"LIST") else named[1]
@@ -41,3 +45,13 @@ def check_data_files(path: Path) -> None:
                 f"{path}: names a file outside its own folder for its voxels; expected one beside it. "
                 "Move the file there and change the header, or convert the scan"
             )
+
+
+def _stands_behind(path: Path, key: bytes, start: int) -> bool:
+    """Whether the file has the key after ``start``.
+
+    MetaIO takes the line after an array without numbers (``Offset =``) for that array. If ``ElementDataFile = LOCAL``
+    is swallowed so, a later one counts, however far behind. Voxels that spell the key by chance are refused, too.
+    """
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(key, start) >= 0

@@ -219,6 +219,28 @@ def test_what_fits_alone_but_not_with_a_twin_is_segmented_alone(
     assert case["warnings"] == ["no uncertainty: there is not enough memory for a second network"]
 
 
+def test_a_twin_that_finds_no_memory_costs_no_label_map(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import backends
+
+    create, loaded = backends.create_predictor, []
+
+    def first_only(*arguments: Any) -> Any:
+        loaded.append(arguments)
+        if len(loaded) > 1:
+            raise MemoryError
+        return create(*arguments)
+
+    monkeypatch.setattr(backends, "create_predictor", first_only)
+    code, found, report = run_case(bundle, tmp_path, "--uncertainty")
+    assert (code, len(loaded)) == (0, 2)
+    loaded.clear()
+    assert run_case(bundle, tmp_path)[1] == found
+    assert report["cases"][0]["agreement"] is None
+    assert "not enough memory to load the second network" in report["warnings"][0]
+
+
 def test_the_twin_never_makes_the_grid_coarser() -> None:
     """A plan that may be coarsened is not, for the sake of a second network."""
     spacing = {**tiny_plan()["spacing"], "enforce": "resample"}

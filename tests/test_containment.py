@@ -141,6 +141,16 @@ def test_voxels_in_another_folder_are_refused(tmp_path: Path, name: str, read: C
         read(scan)
 
 
+@pytest.mark.parametrize("filler", ["", "Comment = x\n" * 100_000])
+@pytest.mark.parametrize("array", ["Offset", "CenterOfRotation"])
+def test_a_place_that_is_swallowed_by_an_array_is_refused(tmp_path: Path, array: str, filler: str) -> None:
+    """SimpleITK would read ../secret.raw: MetaIO takes the first ElementDataFile for the array's numbers."""
+    text = f"{META}{array} =\nElementDataFile = LOCAL\n{filler}ElementDataFile = ../secret.raw\n"
+    (tmp_path / "a.mha").write_text(text)
+    with pytest.raises(CaseError, match="says twice where its voxels are"):
+        read_volume(tmp_path / "a.mha")
+
+
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
 def test_a_header_without_end_is_refused(tmp_path: Path, suffix: str) -> None:
     head = META if suffix == ".mha" else NRRD
@@ -150,7 +160,7 @@ def test_a_header_without_end_is_refused(tmp_path: Path, suffix: str) -> None:
         read_volume(tmp_path / f"a{suffix}")
 
 
-@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr"])
+@pytest.mark.parametrize("suffix", [".mhd", ".nrrd", ".nhdr"])
 def test_voxels_within_the_file_or_beside_it_are_read(tmp_path: Path, suffix: str) -> None:
     """Whatever the voxels spell."""
     voxels = np.zeros((64, 128, 128), np.uint8)

@@ -141,7 +141,16 @@ def test_without_skipping_all_is_told_anew(files: list[object], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema_version": 0}', '{"schema_version": 1, "earlier_runs": [1]}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"schema_version": 0}',
+        '{"schema_version": 1, "earlier_runs": [1]}',
+        '{"schema_version": 1, "earlier_runs": [], "cases": [{"output": "x.nii.gz"}]}',
+    ],
 )
 def test_what_is_no_report_is_kept_under_another_name(
     files: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
