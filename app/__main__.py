@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.bundle import Bundle
     from app.pipeline import TwinSource
     from app.region import Locator
+    from app.report import RunRecord
 
 _DESCRIPTION = "Segments 13 abdominal organs in CT scans: one NIfTI label map per scan, on the scan's own voxel grid."
 _EPILOG = """\
@@ -166,11 +167,7 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
 
     record = RunRecord(options={key: value for key, value in vars(arguments).items() if value is not None})
     if arguments.report:
-        prepare_output_folder(arguments.report.parent)
-        if arguments.report.is_dir():
-            raise UsageError(f"--report {arguments.report}: is a folder; expected the name of a file")
-        if arguments.skip_existing:
-            record.carry_on(arguments.report)
+        _prepare_report(arguments.report, record, arguments.skip_existing)
     try:
         if arguments.input:
             cases = [single_case(arguments.input, arguments.output)]
@@ -225,6 +222,18 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         if arguments.report:
             record.write(arguments.report)
     return record.exit_code
+
+
+def _prepare_report(path: Path, record: "RunRecord", carry_on: bool) -> None:
+    """Shows mistakes before hours of work; with ``carry_on`` the record continues the one that is there."""
+    from app.cases import check_output_name, prepare_output_folder
+
+    check_output_name("--report", path)
+    prepare_output_folder(path.parent)
+    if path.is_dir():
+        raise UsageError(f"--report {path}: is a folder; expected the name of a file")
+    if carry_on:
+        record.carry_on(path)
 
 
 def _locator_factory(

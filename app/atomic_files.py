@@ -48,10 +48,10 @@ def remove_partial(path: Path) -> None:
         FolderError: the folder cannot be written.
     """
     partial = _partial(path)
-    try:
+    try:  # opened for writing: NFS locks no others
         if partial.is_symlink():  # nothing that this app makes
             partial.unlink()
-        with suppress(FileNotFoundError), partial.open("rb") as left_behind:
+        with suppress(FileNotFoundError), partial.open("r+b") as left_behind:
             if _lock(left_behind.fileno()):
                 partial.unlink(missing_ok=True)
     except OSError as error:

@@ -93,8 +93,7 @@ def single_case(input_path: Path, output_path: Path) -> Case:
         raise FolderError(
             f"{input_path}: no such file; expected a scan or a folder with a DICOM series ({error.strerror or error})"
         ) from error
-    if (length := len(os.fsencode(output_path.name))) > _LONGEST_NAME_BYTES:
-        raise UsageError(f"--output {output_path}: a name of {length} bytes; expected at most {_LONGEST_NAME_BYTES}")
+    check_output_name("--output", output_path)
     if input_path.is_file() and _scan_name(input_path) is None:
         raise UsageError(f"--input {input_path}: expected {', '.join(_SUFFIXES)}")
     if output_path.exists() and input_path.resolve() == output_path.resolve():
@@ -103,6 +102,13 @@ def single_case(input_path: Path, output_path: Path) -> Case:
         if output_path.name.endswith(suffix):
             return Case(output_path.name.removesuffix(suffix), input_path, output_path)
     raise AssertionError(output_path)
+
+
+def check_output_name(option: str, path: Path) -> None:
+    """Raises UsageError if a part of the path is longer than file systems take."""
+    for part in path.parts:
+        if (length := len(os.fsencode(part))) > _LONGEST_NAME_BYTES:
+            raise UsageError(f"{option} {path}: a name of {length} bytes; expected at most {_LONGEST_NAME_BYTES}")
 
 
 def prepare_output_folder(folder: Path) -> None:

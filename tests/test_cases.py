@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from app.cases import find_cases, prepare_output_folder, single_case
 from app.errors import CaseError, FolderError, UsageError
 from app.volume_io import read_volume
-from tests.conftest import ras_affine, read_label_map, run_app, tiny_label_map, tissue
+from tests.conftest import ras_affine, read_label_map, run_app, tiny_label_map, tissue, write_scan
 
 OUT = Path("/somewhere/labels")
 
@@ -236,3 +236,16 @@ def test_a_series_in_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) 
     write_series(tmp_path / "patient").rename(folder)
     with pytest.raises(CaseError, match="the name is not UTF-8"):
         read_volume(folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [("--output", "x" * 300 + ".nii.gz"), ("--output", "y" * 300 + "/x.nii.gz"), ("--report", "z" * 300)],
+)
+def test_names_that_no_file_system_takes_are_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, path: str
+) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz", tissue())
+    arguments = {"--input": scan, "--output": tmp_path / "labels.nii.gz", option: tmp_path / path}
+    assert run_app(*(word for pair in arguments.items() for word in pair)) == 2
+    assert "expected at most 255" in capsys.readouterr().err
