@@ -93,7 +93,11 @@ def resample(
         prepare(slab)
         if extremes:
             extremes.add(slab, start)
-        in_plane = np.matmul(along_y, slab.reshape(-1, width).dot(along_x.T).reshape(len(slab), height, -1))
+        narrow = slab.reshape(-1, width).dot(along_x.T).reshape(len(slab), height, -1)
+        in_plane = np.empty((len(slab), len(along_y), narrow.shape[2]), dtype=np.float32)
+        for plane, shrunk in zip(narrow, in_plane, strict=True):  # as matmul would, but signals get through: on a busy
+            np.matmul(along_y, plane, out=shrunk)  # machine BLAS's threads wait for each other, 2 s for 64 planes
+        del narrow
         weights = along_z[:, start : start + thickness]
         reached = np.flatnonzero(np.any(weights != 0, axis=1))
         if reached.size:
