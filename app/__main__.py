@@ -1,4 +1,4 @@
-"""Command line: arguments, logging, exit codes."""
+"""Command line: logging, exit codes, what the options come to."""
 
 import argparse
 import logging
@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import __version__
+from app.arguments import build_parser, check_usage
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, UsageError
 from app.interruption import EXIT_INTERRUPTED, interruptible
 from app.log_format import OneLineFormatter
-from app.machine_limits import DEFAULT_MAX_MEMORY, parse_bytes, processor_limit
+from app.machine_limits import processor_limit
 
 if TYPE_CHECKING:
     from app.bundle import Bundle
@@ -21,120 +21,7 @@ if TYPE_CHECKING:
     from app.region import Locator
     from app.report import RunRecord
 
-_DESCRIPTION = "Segments 13 abdominal organs in CT scans: one NIfTI label map per scan, on the scan's own voxel grid."
-_EPILOG = """\
-inputs: *.nii.gz, *.nii, *.mha, *.mhd, *.nrrd, *.nhdr, and folders with one DICOM series each.
-X_0000.nii.gz gives X.nii.gz; a name without _0000 is kept; others give NAME.nii.gz.
-
-examples:
-  python -m app --input-dir scans --output-dir labels
-  python -m app --input scan.nii.gz --output labels.nii.gz --mode normal --report report.json
-
-the paper's two protocols, with a bundle B that was trained with mirroring:
-  python -m app --bundle B --spacing off --mode normal --mirror --input-dir scans --output-dir labels    (validation)
-  python -m app --bundle B --spacing header --mode fastest --input-dir scans --output-dir labels         (test)
-
-exit codes:
-  0  all cases segmented, or there already with --skip-existing
-  1  some case failed; the others were segmented
-  2  wrong usage
-  3  no input found, or the output cannot be written
-  4  bundle or device unusable
-"""
-_DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "weights" / "default"
-
 logger = logging.getLogger("app")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line; ``--help`` explains all of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m app",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    files = parser.add_argument_group("files (a pair of folders, or a pair of files)")
-    files.add_argument("--input-dir", type=Path, metavar="DIR", help="folder with scans")
-    files.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for label maps; made if it is not there")
-    files.add_argument("--input", type=Path, metavar="FILE", help="one scan, or a folder with one DICOM series")
-    files.add_argument("--output", type=Path, metavar="FILE", help="its label map (.nii.gz or .nii)")
-    files.add_argument("--report", type=Path, metavar="FILE.json", help="write stage times, warnings and organ volumes")
-    files.add_argument(
-        "--skip-existing",
-        action="store_true",
-        help="leave cases alone whose label map is there; what --report said of them before is kept in it",
-    )
-    network = parser.add_argument_group("network")
-    network.add_argument(
-        "--bundle", type=Path, metavar="DIR", default=_DEFAULT_BUNDLE, help="trained network (default: weights/default)"
-    )
-    network.add_argument(
-        "--backend",
-        choices=("auto", "openvino", "onnxruntime", "torch"),
-        default="auto",
-        help="what runs it; auto: OpenVINO on a CPU, ONNX Runtime on CUDA",
-    )
-    network.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto: CUDA if it is there and works, else the CPU",
-    )
-    network.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="auto: bf16 where the CPU calculates in it, else fp32; on CUDA fp16 with PyTorch, fp32 with ONNX Runtime",
-    )
-    network.add_argument(
-        "--threads",
-        type=_count,
-        metavar="N",
-        help="CPU threads of the network (default: the processors that affinity and the container's quota allow)",
-    )
-    pipeline = parser.add_argument_group("pipeline (all other constants are in the bundle's plan.json)")
-    pipeline.add_argument(
-        "--mode",
-        choices=("fastest", "normal"),
-        help="fastest: arg max, then nearest neighbour; normal: arg max of interpolated logits (default: the plan's)",
-    )
-    pipeline.add_argument(
-        "--mirror", action="store_true", help="average over mirrored passes along the plan's mirror_axes"
-    )
-    pipeline.add_argument(
-        "--spacing",
-        choices=("bundle", "off", "header", "resample"),
-        default="bundle",
-        help="enforced spacing. bundle: what the plan says (default); off: none; header: the paper's override by "
-        "slice count; resample: true spacing, bounded grid",
-    )
-    pipeline.add_argument(
-        "--crop",
-        choices=("bundle", "none", "body", "organs"),
-        default="bundle",
-        help="segment the whole scan (none), the body, or the box of what the bundle's locator finds "
-        "(default: bundle, what the plan says)",
-    )
-    pipeline.add_argument(
-        "--uncertainty",
-        action="store_true",
-        help="run the bundle's second network too: how far both agree on each organ goes into the report, little "
-        "agreement is a warning. The label map stays the same; takes twice the time",
-    )
-    pipeline.add_argument(
-        "--max-memory",
-        type=_size,
-        metavar="SIZE",
-        default=DEFAULT_MAX_MEMORY,
-        help="memory that this process may take, such as 28g, 1500m or bytes; less if the container or the machine has "
-        "less. A case that needs more gets a coarser spacing if the bundle allows it, or fails at once "
-        "(default: %(default)s)",
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log every stage, also on a terminal")
-    parser.add_argument("-q", "--quiet", action="store_true", help="log errors only, show no progress bar")
-    parser.add_argument("--version", action="version", version=__version__)
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:
-    _check_usage(arguments)
+    check_usage(arguments)
     from app.backends import create_predictor, expected_memory  # here, so that --help and usage errors cost no imports
     from app.bundle import load_bundle
     from app.cases import find_cases, prepare_output_folder, single_case
@@ -268,30 +155,6 @@ def _twin_source(bundle: "Bundle", arguments: argparse.Namespace, threads: int) 
         )
     how = (arguments.backend, arguments.device, arguments.precision)
     return TwinSource(partial(create_predictor, bundle.twin, *how, threads), expected_memory(bundle, *how, networks=2))
-
-
-def _size(text: str) -> int:
-    """Bytes of ``--max-memory``."""
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _count(text: str) -> int:
-    """A number of threads."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
-    return int(text)
-
-
-def _check_usage(arguments: argparse.Namespace) -> None:
-    """Raises UsageError unless there is one complete pair of input and output."""
-    folders = (arguments.input_dir, arguments.output_dir)
-    files = (arguments.input, arguments.output)
-    given = [all(pair) for pair in (folders, files)]
-    if sum(given) != 1 or any(any(pair) and not all(pair) for pair in (folders, files)):
-        raise UsageError("expected --input-dir with --output-dir, or --input with --output; see --help")
 
 
 def _configure_logging(verbose: bool, quiet: bool, terminal: bool) -> None:

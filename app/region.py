@@ -81,7 +81,7 @@ def _body_box(voxels: Array, volume: Volume, spacing_zyx_mm: Vector) -> Box | No
     coarse = voxels[:: steps[0], :: steps[1], :: steps[2]].astype(np.float32)
     to_hu(coarse, volume)
     dense = coarse > _BODY_ABOVE_HU
-    del coarse  # ``body_bytes`` counts what is held from here on
+    del coarse  # ``memory_need`` counts what is held from here on
     # Within each slice, since a scan may have one only: parts the table and clothes from the patient.
     dense = ndimage.binary_opening(dense, np.ones((1, 3, 3)))
     parts, count = ndimage.label(dense)
