@@ -6,8 +6,10 @@ from pathlib import Path
 
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, resident_bytes
-from app.memory_need import Need, NetworkMemory, ProcessMemory, ScanHeader, planned_grid, predict_need
-from app.plan import Crop, Mode, Plan, SpacingKind
+from app.memory_need import Need, ProcessMemory, ScanHeader, planned_grid, predict_need
+from app.options import Options
+from app.plan import Plan, SpacingKind
+from app.sources import NetworkSources
 
 _MIB = 2**20
 _LONGEST_AXIS = 4096  # voxels; the matrices of resampling grow with the square: 0.3 s at 1024, 4 s here, 14 s at 8000
@@ -37,25 +39,40 @@ class Fit:
 
     Attributes:
         plan: the bundle's, changed as the strategy says.
-        record: what it needs and was allowed.
+        need: memory that it takes.
+        limit: memory that it may take.
+        strategy: see ``MemoryRecord``.
         warning: what a user should know; None if all is as planned.
     """
 
     plan: Plan
-    record: MemoryRecord
-    warning: str | None
+    need: Need
+    limit: MemoryLimit
+    strategy: str
+    warning: str | None = None
+
+    @property
+    def record(self) -> MemoryRecord:
+        """For the report."""
+        need, limit = self.need, self.limit
+        return MemoryRecord(
+            need.peak_bytes / _MIB, need.largest_stage, limit.limit_bytes / _MIB, limit.source, self.strategy
+        )
+
+    def with_read_ahead(self, scan: ScanHeader) -> "Fit | None":
+        """The same while the next scan is read; None if that does not fit."""
+        need = self.need.with_read_ahead(scan)
+        return replace(self, need=need) if need.peak_bytes <= self.limit.limit_bytes else None
 
 
 def fit_case(
     path: Path,
     scan: ScanHeader,
     plan: Plan,
-    mode: Mode,
-    spacing: SpacingKind,
-    mirror: bool,
+    options: Options,
     process: ProcessMemory,
     limit: MemoryLimit,
-    crop: Crop = "none",
+    locator: Plan | None = None,
 ) -> Fit:
     """The first way to segment the scan that stays within the limit: as planned, or the least change that does.
 
@@ -67,11 +84,11 @@ def fit_case(
         CaseError: none does, or an axis is so long that resampling would take minutes.
     """
     needs = []
-    for factor, half, changed in _changes(scan, plan, spacing):
-        need = predict_need(scan, changed, mode, spacing, mirror, process, crop=crop)
+    for factor, half, changed in _changes(scan, plan, options.spacing):
+        need = predict_need(scan, changed, options, process, locator)
         needs.append(need)
         if need.peak_bytes <= limit.limit_bytes:
-            _check_axes(path, scan, changed, spacing)
+            _check_axes(path, scan, changed, options.spacing)
             strategy = _describe(factor, half)
             warning = None
             if changed is not plan:
@@ -79,7 +96,7 @@ def fit_case(
                     f"memory: {needs[0].peak_bytes // _MIB} MiB were needed, {limit.source} allows "
                     f"{limit.limit_bytes // _MIB} MiB; {strategy}: the label map is not the one of a run without limit"
                 )
-            return Fit(changed, _record(need, limit, strategy), warning)
+            return Fit(changed, need, limit, strategy, warning)
     shape = "x".join(map(str, scan.geometry.shape_zyx))
     least = min(need.peak_bytes for need in needs)
     tried = f", {least // _MIB} MiB after every change that the bundle allows" if least < needs[0].peak_bytes else ""
@@ -93,36 +110,35 @@ def fit_case(
 class Fitter:
     """Fits the cases of a run, in which all but the scan stays the same.
 
-    Made before the network is loaded, since what the process holds then counts.
+    Made before the networks are loaded, since what the process holds then counts. ``ahead_bytes`` are those of the
+    scan that were read ahead: they are held already, and counted again as what reading it takes.
     """
 
-    def __init__(
-        self, plan: Plan, mode: Mode, spacing: SpacingKind, mirror: bool, max_memory_bytes: int, crop: Crop = "none"
-    ) -> None:
-        self._plan, self._mode, self._spacing, self._mirror, self._crop = plan, mode, spacing, mirror, crop
-        self._max_bytes, self._start_bytes = max_memory_bytes, resident_bytes()
+    def __init__(self, sources: NetworkSources, options: Options) -> None:
+        self._sources, self._options, self._start_bytes = sources, options, resident_bytes()
+        self._plan = sources.segmenter.plan
+        self._locator = sources.locator.plan if sources.locator else None
 
-    def fit(self, path: Path, scan: ScanHeader, network: NetworkMemory) -> Fit:
+    def fit(self, path: Path, scan: ScanHeader, ahead_bytes: int = 0) -> Fit:
         """See ``fit_case``."""
-        process, limit = self._process(network)
-        return fit_case(path, scan, self._plan, self._mode, self._spacing, self._mirror, process, limit, self._crop)
+        process, limit = self._process(ahead_bytes, with_twin=False)
+        return fit_case(path, scan, self._plan, self._options, process, limit, self._locator)
 
-    def fit_with_twin(self, scan: ScanHeader, both: NetworkMemory) -> Fit | None:
+    def fit_with_twin(self, scan: ScanHeader, ahead_bytes: int = 0) -> Fit | None:
         """As planned with a second network; None if that does not fit: no label map changes for the sake of a twin."""
-        process, limit = self._process(both)
-        need = predict_need(scan, self._plan, self._mode, self._spacing, self._mirror, process, True, self._crop)
-        if need.peak_bytes > limit.limit_bytes or _longest_axis(scan, self._plan, self._spacing) > _LONGEST_AXIS:
+        process, limit = self._process(ahead_bytes, with_twin=True)
+        need = predict_need(scan, self._plan, self._options, process, self._locator, twin=True)
+        longest = _longest_axis(scan, self._plan, self._options.spacing)
+        if need.peak_bytes > limit.limit_bytes or longest > _LONGEST_AXIS:
             return None
-        return Fit(self._plan, _record(need, limit, _describe(1.0, False)), None)
+        return Fit(self._plan, need, limit, _describe(1.0, False))
 
-    def _process(self, networks: NetworkMemory) -> tuple[ProcessMemory, MemoryLimit]:
+    def _process(self, ahead_bytes: int, with_twin: bool) -> tuple[ProcessMemory, MemoryLimit]:
         held_bytes = resident_bytes()
-        process = ProcessMemory.expected(self._start_bytes, held_bytes, networks)
-        return process, memory_limit(self._max_bytes, held_bytes)
-
-
-def _record(need: Need, limit: MemoryLimit, strategy: str) -> MemoryRecord:
-    return MemoryRecord(need.peak_bytes / _MIB, need.largest_stage, limit.limit_bytes / _MIB, limit.source, strategy)
+        locator = self._sources.locator.memory if self._sources.locator else None
+        networks = self._sources.memory(with_twin)
+        process = ProcessMemory.expected(self._start_bytes, held_bytes - ahead_bytes, networks, locator)
+        return process, memory_limit(self._options.max_memory_bytes, held_bytes)
 
 
 def _check_axes(path: Path, scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> None:

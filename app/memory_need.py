@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, prod
 
+from app.options import Options
 from app.orientation import AxisMap, axis_map_to_lps
-from app.plan import Crop, Mode, Plan, SpacingKind
+from app.plan import Crop, Plan, SpacingKind
 from app.region import body_steps
 from app.resampling import SLAB_BYTES
 from app.sliding_window import streaming_axis
@@ -23,6 +24,7 @@ _SMALL_BYTES = 30 * 2**20  # nibabel, isal, the heaps of the loader's and BLAS's
 _COMPONENTS_BYTES = 15  # a voxel of an organ's box: mask, int32 components, their int64 copy, selections
 _BODY_BYTES = 8  # a voxel: two masks, int32 parts, the mask of the largest and its copy
 _OPEN_SHARE = 0.1  # voxels of a plane that lie on organ borders: 2 to 8 % on the ten scans
+_AFTER_PREPROCESSING = ("network", "restore", "postprocess", "write")
 _ROWS_AT_ONCE = 5  # arrays (voxels, classes) that interpolate them
 
 
@@ -46,12 +48,22 @@ class NetworkMemory:
     """What a network adds to the process.
 
     Attributes:
-        loading_bytes: its backend's libraries and its weights.
+        libraries_bytes: its backend's, which all networks of a run share.
+        weights_bytes: its file, and the copies that the backend makes.
         running_bytes: its layers' results, which a backend takes with the first window and keeps.
     """
 
-    loading_bytes: int = 0
+    libraries_bytes: int = 0
+    weights_bytes: int = 0
     running_bytes: int = 0
+
+    def __add__(self, other: "NetworkMemory") -> "NetworkMemory":
+        """Of both in one process."""
+        return NetworkMemory(
+            max(self.libraries_bytes, other.libraries_bytes),
+            self.weights_bytes + other.weights_bytes,
+            self.running_bytes + other.running_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -59,18 +71,23 @@ class ProcessMemory:
     """What is resident apart from a case's own arrays.
 
     Attributes:
-        loaded_bytes: Python, libraries, and the network's weights.
-        running_bytes: the same, and what the network takes once it runs.
+        loaded_bytes: Python, libraries, and the networks' weights.
+        running_bytes: the same, and what the networks take once they run.
+        locating_bytes: what the locator takes of that, which runs first.
     """
 
     loaded_bytes: int
     running_bytes: int
+    locating_bytes: int = 0
 
     @classmethod
-    def expected(cls, start_bytes: int, held_bytes: int, network: NetworkMemory) -> "ProcessMemory":
-        """From what was held before the network was loaded and what is held now, if that is more than expected."""
-        loaded = start_bytes + network.loading_bytes + _SMALL_BYTES
-        return cls(max(held_bytes, loaded), max(held_bytes, loaded + network.running_bytes))
+    def expected(
+        cls, start_bytes: int, held_bytes: int, networks: NetworkMemory, locator: NetworkMemory | None = None
+    ) -> "ProcessMemory":
+        """From what was held before the networks were loaded and what is held now, if that is more than expected."""
+        loaded = start_bytes + networks.libraries_bytes + networks.weights_bytes + _SMALL_BYTES
+        running = max(held_bytes, loaded + networks.running_bytes)
+        return cls(max(held_bytes, loaded), running, locator.running_bytes if locator else 0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,13 @@ class Need:
     """
 
     bytes_by_stage: dict[str, int]
+
+    def with_read_ahead(self, scan: ScanHeader) -> "Need":
+        """The need if the next scan is read while the network runs and kept from then on."""
+        ahead = prod(scan.geometry.shape_zyx) * scan.reading_bytes + _CHUNKS_BYTES
+        return Need(
+            {stage: size + ahead * (stage in _AFTER_PREPROCESSING) for stage, size in self.bytes_by_stage.items()}
+        )
 
     @property
     def largest_stage(self) -> str:
@@ -97,20 +121,18 @@ class Need:
 def predict_need(
     scan: ScanHeader,
     plan: Plan,
-    mode: Mode,
-    spacing: SpacingKind,
-    mirror: bool,
+    options: Options,
     process: ProcessMemory,
+    locator: Plan | None = None,
     twin: bool = False,
-    crop: Crop = "none",
 ) -> Need:
     """The peak of each stage of a case in a process that holds ``process`` besides.
 
     A twin runs after the network, on the same image: until then that is kept, and from then on the label map.
-    A crop is not counted on: what it leaves is not known yet. What the search for the body takes is counted, what a
-    locator takes is not: its grid of 6 mm or so is small beside the network's.
+    A crop is not counted on: what it leaves is not known yet. What the search for it takes is counted.
     """
-    oriented, grid = planned_grid(scan.geometry, plan, spacing)
+    mode, mirror = options.mode, options.mirror
+    oriented, grid = planned_grid(scan.geometry, plan, options.spacing)
     scan_voxels, grid_voxels = prod(oriented), prod(grid.shape_zyx)
     stored = scan_voxels * scan.voxel_bytes
     last_slab = plan.classes * _live_voxels(grid.shape_zyx, plan) * _FLOAT  # what restoration still holds of it
@@ -130,7 +152,7 @@ def predict_need(
     return Need(
         {
             "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + _CHUNKS_BYTES,
-            "locate": process.loaded_bytes + stored + (_body_bytes(scan.geometry) if crop == "body" else 0),
+            "locate": process.loaded_bytes + stored + _search_bytes(scan.geometry, options.crop, locator, process),
             "preprocess": process.loaded_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
             "network": process.running_bytes + network,
             "restore": process.running_bytes + restore + kept,
@@ -148,6 +170,19 @@ def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[
     return oriented.shape_zyx, network_grid(
         oriented.shape_zyx, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, spacing
     )
+
+
+def _search_bytes(geometry: Geometry, crop: Crop, locator: Plan | None, process: ProcessMemory) -> int:
+    """What the search for the part to be segmented holds besides the scan."""
+    if crop == "body":
+        return _body_bytes(geometry)
+    if crop == "none" or locator is None:
+        return 0
+    oriented, grid = planned_grid(geometry, locator, "resample")
+    voxels = prod(grid.shape_zyx)
+    found = voxels * (1 + _COMPONENTS_BYTES)
+    window = process.locating_bytes + found + _sliding_window_bytes(grid.shape_zyx, locator, mirror=False)
+    return _FLOAT * voxels + max(_resampling_bytes(oriented, grid.shape_zyx), window)
 
 
 def _body_bytes(geometry: Geometry) -> int:

@@ -11,12 +11,14 @@ import pytest
 from onnx import numpy_helper
 
 from app.agreement import agreement_warning, organ_agreement
-from app.backends import expected_memory
+from app.backends import network_source
 from app.bundle import load_bundle, write_hashes
 from app.errors import BundleError
 from app.memory import Fitter
-from app.memory_need import NetworkMemory, ProcessMemory, ScanHeader, predict_need
+from app.memory_need import ProcessMemory, ScanHeader, predict_need
+from app.options import Options
 from app.plan import parse_plan
+from app.sources import NetworkSource, NetworkSources
 from app.volume import Geometry
 from tests.conftest import run_app, tiny_plan, tissue, write_scan, write_tiny_bundle
 from tools.convert.__main__ import main as convert
@@ -183,7 +185,7 @@ def header() -> ScanHeader:
 def test_a_twin_keeps_the_image_and_then_the_first_label_map() -> None:
     """24e6 voxels at the plan's spacing: the image is 96e6 bytes, a label map 24e6."""
     plan, process = parse_plan(json.dumps(tiny_plan()), "plan.json"), ProcessMemory(1000, 3000)
-    one, two = (predict_need(header(), plan, "fastest", "off", False, process, twin) for twin in (False, True))
+    one, two = (predict_need(header(), plan, Options("fastest", "off"), process, twin=twin) for twin in (False, True))
     more = {stage: two.bytes_by_stage[stage] - size for stage, size in one.bytes_by_stage.items()}
     assert more == {
         "read": 0, "locate": 0, "preprocess": 0, "network": 24_000_000, "restore": 96_000_000,
@@ -193,10 +195,12 @@ def test_a_twin_keeps_the_image_and_then_the_first_label_map() -> None:
 
 def test_two_networks_share_the_libraries(default_bundle: Path) -> None:
     """OpenVINO's libraries are 106 MiB, the default network's file 11 MiB times 1.74."""
-    bundle = load_bundle(default_bundle)
-    one, two = (expected_memory(bundle, "openvino", "cpu", "fp32", networks) for networks in (1, 2))
+    source = network_source(load_bundle(default_bundle), "openvino", "cpu", "fp32")
+    sources = NetworkSources(source, twin=source)
+    one, two = sources.memory(), sources.memory(with_twin=True)
     file_bytes = (default_bundle / "network.onnx").stat().st_size
-    assert two.loading_bytes - one.loading_bytes == pytest.approx(1.74 * file_bytes, rel=1e-6)
+    assert one.libraries_bytes == two.libraries_bytes == 106 * 2**20
+    assert two.weights_bytes - one.weights_bytes == pytest.approx(1.74 * file_bytes, rel=1e-6)
     assert two.running_bytes == 2 * one.running_bytes
 
 
@@ -245,5 +249,7 @@ def test_the_twin_never_makes_the_grid_coarser() -> None:
     """A plan that may be coarsened is not, for the sake of a second network."""
     spacing = {**tiny_plan()["spacing"], "enforce": "resample"}
     plan = parse_plan(json.dumps({**tiny_plan(), "spacing": spacing}), "plan.json")
-    fitter = Fitter(plan, "fastest", "resample", False, max_memory_bytes=100 * 2**20)
-    assert fitter.fit_with_twin(header(), NetworkMemory()) is None
+    source = NetworkSource(plan, lambda: pytest.fail("nothing is loaded to see whether it fits"))
+    options = Options("fastest", "resample", max_memory_bytes=100 * 2**20)
+    fitter = Fitter(NetworkSources(source, twin=source), options)
+    assert fitter.fit_with_twin(header()) is None

@@ -266,7 +266,7 @@ def test_130_when_interrupted(command: list[str], tmp_path: Path, monkeypatch: p
     def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("app.pipeline.segment", interrupted)
+    monkeypatch.setattr("app.runs.segment", interrupted)
     assert run_app(*command) == 130
     report = report_in(tmp_path)
     assert (report["exit_code"], report["error"]) == (130, "interrupted")
@@ -296,7 +296,7 @@ def test_sigterm_ends_the_run_like_ctrl_c(command: list[str], monkeypatch: pytes
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("app.pipeline.segment", terminate)
+    monkeypatch.setattr("app.runs.segment", terminate)
     try:
         assert run_app(*command) == 130
     finally:

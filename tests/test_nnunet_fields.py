@@ -8,7 +8,8 @@ import pytest
 import torch
 from skimage.transform import resize
 
-from app.pipeline import Options, segment
+from app.options import Options
+from app.pipeline import segment
 from app.plan import IntensityPlan, Plan, SlidingWindowPlan, parse_plan
 from app.preprocessing import nonzero_box, preprocess
 from app.sliding_window import gaussian_importance_map, stream_logits, tile_starts

@@ -13,8 +13,9 @@ from nibabel.orientations import ornt_transform
 
 from app.backends import create_predictor
 from app.bundle import load_bundle
+from app.options import Options
 from app.orientation import AxisMap, as_matrix, axis_map_to_lps, cranio_caudal_axis
-from app.pipeline import Options, segment
+from app.pipeline import segment
 from app.volume import Geometry, LabelArray, Shape, Vector
 from app.volume_io import read_volume, write_label_map
 from tests.conftest import (

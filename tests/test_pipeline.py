@@ -1,7 +1,6 @@
 """The whole story: oracle networks, the two protocols of the paper, 2-D networks, and real scans."""
 
 import json
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app import pipeline
 from app.__main__ import main
-from app.cases import Case
-from app.pipeline import Options, segment
+from app.options import Options
+from app.pipeline import segment
 from app.plan import NetworkPlan, Plan, parse_plan
-from app.progress import SilentProgress
-from app.report import RunRecord
-from app.sliding_window import Predictor
 from app.volume import Float32Array, Geometry, Shape, Vector, Volume
 from tests.conftest import EXPECTED_MEAN_DSC, Oracle, mean_dsc
 
@@ -96,45 +91,6 @@ def test_two_dimensional_networks_take_the_same_way(plan: Plan) -> None:
     expected, _, _ = segment(volume, Oracle(thresholds), plan, Options(mode="fastest", spacing="off"))
     assert shapes == {(1, 16, 16)}
     assert np.mean(found == expected) > 0.999
-
-
-def test_the_network_loads_while_the_first_scan_is_read(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loading, reading = threading.Event(), threading.Event()
-
-    def read(_: Path) -> Volume:
-        reading.set()
-        assert loading.wait(10), "the network was not being loaded while the scan was read"
-        return scan((10, 11, 12), plan.spacing.target_zyx_mm)
-
-    def load() -> tuple[Predictor, tuple[str, ...]]:
-        loading.set()
-        assert reading.wait(10), "the scan was not being read while the network was loaded"
-        return Oracle(thresholds), ("chosen for a reason",)
-
-    monkeypatch.setattr(pipeline, "read_volume", read)
-    record = RunRecord(options={})
-    monkeypatch.setattr(pipeline, "read_header", lambda _: None)
-    (tmp_path / "x_0000.nii.gz").touch()
-    case = Case("x", tmp_path / "x_0000.nii.gz", tmp_path / "x.nii.gz")
-    pipeline.run([case], plan, load, Options(mode="fastest", spacing="off"), SilentProgress(), record)
-    assert record.count("segmented") == 1
-    assert record.warnings == ["chosen for a reason"]
-    assert record.network == {"backend": "oracle", "device": "cpu", "precision": "fp32"}
-
-
-@pytest.mark.parametrize("found", [np.full((3, 16, 16, 16), np.nan, np.float32), np.zeros((2, 16, 16, 16), np.float32)])
-def test_a_network_that_fails_fails_the_case_and_writes_nothing(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Float32Array
-) -> None:
-    monkeypatch.setattr(pipeline, "read_volume", lambda _: scan((10, 11, 12), plan.spacing.target_zyx_mm))
-    record = RunRecord(options={})
-    cases = [Case(name, tmp_path / f"{name}_0000.nii.gz", tmp_path / f"{name}.nii.gz") for name in ("a", "b")]
-    options = Options(mode="fastest", spacing="off")
-    pipeline.run(cases, plan, lambda: (Oracle(lambda _: found), ()), options, SilentProgress(), record)
-    assert record.count("failed") == 2
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.long

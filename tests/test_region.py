@@ -12,7 +12,8 @@ import pytest
 from app.__main__ import main
 from app.bundle import load_bundle
 from app.errors import BundleError
-from app.pipeline import Options, segment
+from app.options import Options
+from app.pipeline import segment
 from app.plan import Plan, ShortcutPlan, parse_plan
 from app.preprocessing import Box
 from app.region import Locator, find_region

@@ -11,19 +11,21 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.backends import create_predictor, expected_memory
+from app.backends import network_source
 from app.bundle import Bundle, load_bundle
 from app.cases import single_case
 from app.machine_limits import processor_limit
-from app.pipeline import Options, TwinSource, run
+from app.options import Options
 from app.progress import SilentProgress
 from app.report import RunRecord, peak_memory_mib
+from app.runs import run
 from app.sliding_window import Predictor
+from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +66,11 @@ class FirstWindowOnly:
         if self._logits is None:
             self._logits = self._predictor.predict(tile)
         return self._logits
+
+
+def _first_window_only(source: NetworkSource) -> tuple[Predictor, tuple[str, ...]]:
+    predictor, warnings = source.load()
+    return FirstWindowOnly(predictor), warnings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,23 +132,28 @@ def _measure(arguments: argparse.Namespace, scan: Path) -> Comparison:
     """Segments the scan in this process."""
     bundle = load_bundle(arguments.bundle)
 
-    def make_predictor(part: Bundle) -> tuple[Predictor, tuple[str, ...]]:
-        predictor, warnings = create_predictor(part, arguments.backend, "cpu", arguments.precision, processor_limit())
-        return (FirstWindowOnly(predictor) if arguments.one_window else predictor), warnings
+    def source(part: Bundle | None) -> NetworkSource | None:
+        if part is None:
+            return None
+        found = network_source(part, arguments.backend, "cpu", arguments.precision, processor_limit())
+        return replace(found, load=partial(_first_window_only, found)) if arguments.one_window else found
 
-    twin = None
-    if arguments.uncertainty:
-        if bundle.twin is None:
-            raise SystemExit(f"--uncertainty: {bundle.folder} has no twin")
-        both = expected_memory(bundle, arguments.backend, "cpu", arguments.precision, networks=2)
-        twin = TwinSource(partial(make_predictor, bundle.twin), both)
+    if arguments.uncertainty and bundle.twin is None:
+        raise SystemExit(f"--uncertainty: {bundle.folder} has no twin")
+    crop = bundle.plan.shortcuts.crop
+    segmenter = source(bundle)
+    assert segmenter is not None
+    sources = NetworkSources(
+        segmenter,
+        source(bundle.locator if crop == "organs" else None),
+        source(bundle.twin if arguments.uncertainty else None),
+    )
     record = RunRecord(options={})
-    options = Options(mode=arguments.mode, spacing=bundle.plan.spacing.enforce)
-    expected = expected_memory(bundle, arguments.backend, "cpu", arguments.precision)
+    options = Options(mode=arguments.mode, spacing=bundle.plan.spacing.enforce, crop=crop)
     with tempfile.TemporaryDirectory() as folder:
         case = single_case(scan, Path(folder) / "labels.nii.gz")
         progress = SilentProgress()
-        run([case], bundle.plan, partial(make_predictor, bundle), options, progress, record, expected, twin=twin)
+        run([case], sources, options, progress, record)
     (done,) = record.cases
     if not (done.memory and done.shape_zyx and done.network_shape_zyx):
         raise SystemExit(f"{scan}: {done.error}")

@@ -19,7 +19,8 @@ import numpy as np
 from app.atomic_files import atomic_file
 from app.backends import create_predictor
 from app.bundle import Bundle, load_bundle
-from app.pipeline import Options, segment
+from app.options import Options
+from app.pipeline import segment
 from app.plausibility import (
     LEAST_COMPACTNESS,
     LEAST_ORGANS_ML,

@@ -14,6 +14,7 @@ from app.bundle import ONNX_FILE, Bundle
 from app.errors import DeviceError
 from app.memory_need import NetworkMemory
 from app.sliding_window import Predictor
+from app.sources import NetworkSource
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +73,16 @@ def create_predictor(
     return predictor, (warning, *warnings)
 
 
-def expected_memory(
-    bundle: Bundle, backend: Backend, device: Device, precision: Precision, networks: int = 1
-) -> NetworkMemory:
-    """What the network, or so many of its kind, will add to this process, estimated before it is loaded.
+def network_source(
+    bundle: Bundle, backend: Backend, device: Device, precision: Precision, threads: int | None = None
+) -> NetworkSource:
+    """How the bundle's network will be loaded, see ``create_predictor``, and what it is expected to take."""
+    load = partial(create_predictor, bundle, backend, device, precision, threads)
+    return NetworkSource(bundle.plan, load, expected_memory(bundle, backend, device, precision))
+
+
+def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision: Precision) -> NetworkMemory:
+    """What the network will add to this process, estimated before it is loaded.
 
     A U-Net's peak is at its full resolution: the default bundle's 64 x 128 x 128 voxels in float32 are 4 MiB a map;
     OpenVINO holds 4 x 16 of them and 14 logits, 312 MiB. In bf16 the maps take half, the logits do not: 184 MiB.
@@ -90,8 +97,9 @@ def expected_memory(
     half = precision in ("bf16", "fp16") or (precision == "auto" and name == "openvino" and _cpu_calculates_in_bf16())
     map_bytes = footprint.maps * plan.network.features_per_stage[0] * (2 if half else 4)
     return NetworkMemory(
-        loading_bytes=footprint.libraries_mib * 2**20 + int(networks * footprint.file_copies * file_bytes),
-        running_bytes=networks * (map_bytes + 4 * plan.classes) * prod(plan.sliding_window.patch_size),
+        libraries_bytes=footprint.libraries_mib * 2**20,
+        weights_bytes=int(footprint.file_copies * file_bytes),
+        running_bytes=(map_bytes + 4 * plan.classes) * prod(plan.sliding_window.patch_size),
     )
 
 

@@ -8,9 +8,11 @@ import numpy as np
 from app.bundle import load_bundle
 from app.cases import find_cases
 from app.errors import CaseError
-from app.pipeline import Options, run
+from app.options import Options
 from app.progress import SilentProgress
 from app.report import RunRecord
+from app.runs import run
+from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array
 from tools.hostile.workshop import CASES, Outcome, Workshop
 
@@ -81,7 +83,8 @@ def faulty_backends(shop: Workshop) -> Outcome:
             record = RunRecord(options={})
             predictor = FaultyPredictor(fault)
             options = Options("fastest" if mode == "fastest" else "normal", "off")
-            run(find_cases(shop.inputs, outputs), plan, predictor.made, options, SilentProgress(), record)
+            sources = NetworkSources(NetworkSource(plan, predictor.made))
+            run(find_cases(shop.inputs, outputs), sources, options, SilentProgress(), record)
             errors = [case.error or "" for case in record.cases]
             if record.count("failed") != CASES or not all(words in error for error in errors):
                 failures.append(f"{name}, {mode}: {errors}")

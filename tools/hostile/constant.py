@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from app.pipeline import Options
+from app.options import Options
 from app.plan import Plan, parse_plan
 from app.volume import Float32Array
 from tools.hostile.bundles import tiny_plan_text

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.backends import create_predictor
+from app.backends import network_source
 from app.bundle import load_bundle
 from app.cases import find_cases
 from app.machine_limits import resident_bytes
-from app.pipeline import Options, run
+from app.options import Options
 from app.progress import SilentProgress
 from app.report import RunRecord
+from app.runs import run
+from app.sources import NetworkSources
 from tools.hostile.workshop import make_workshop
 
 CASES = 500
@@ -83,14 +85,8 @@ def endure(cases: int) -> dict[str, Any]:
         bundle = load_bundle(shop.bundle)
         options = Options("normal", "off")
         gc.collect()
-        run(
-            find_cases(inputs, outputs),
-            bundle.plan,
-            lambda: create_predictor(bundle, "openvino", "cpu", "fp32", 1),
-            options,
-            samples,
-            record,
-        )
+        sources = NetworkSources(network_source(bundle, "openvino", "cpu", "fp32", 1))
+        run(find_cases(inputs, outputs), sources, options, samples, record)
         found = _conclude(samples, record, cases)
         written = len(list(outputs.iterdir()))
     expected = cases - cases // _BAD_EVERY

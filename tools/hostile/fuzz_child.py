@@ -26,10 +26,12 @@ import nibabel
 from app.cases import find_cases
 from app.errors import AppError
 from app.machine_limits import mapped_bytes, resident_bytes
-from app.pipeline import Options, run
+from app.options import Options
 from app.plan import Plan
 from app.progress import SilentProgress
 from app.report import RunRecord
+from app.runs import run
+from app.sources import NetworkSource, NetworkSources
 from app.volume_io import read_header
 from tools.hostile.constant import LABEL, ConstantPredictor, Finding, plans
 from tools.hostile.mutation import HostileInput, make_input
@@ -145,7 +147,8 @@ def check(
     errors: dict[int, str | None] = dict.fromkeys(paths, _NO_SCAN)
     try:
         cases = find_cases(inputs, outputs)
-        run(cases, plan, lambda: (ConstantPredictor(plan.classes), ()), options, watch, record)
+        sources = NetworkSources(NetworkSource(plan, lambda: (ConstantPredictor(plan.classes), ())))
+        run(cases, sources, options, watch, record)
     except AppError as error:
         if len(given) > 1:  # one bad case never stops the others
             raise Finding(f"the run stopped: {error}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel.nifti2  # noqa: F401
 import scipy.ndimage  # noqa: F401
 
-import app.pipeline  # noqa: F401
+import app.runs  # noqa: F401
 from app.__main__ import main
 from app.backends.openvino_cpu import _import_core
 

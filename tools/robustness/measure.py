@@ -9,7 +9,8 @@ import numpy as np
 from app.backends import Backend, Precision, create_predictor
 from app.bundle import Bundle
 from app.errors import UsageError
-from app.pipeline import Options, segment
+from app.options import Options
+from app.pipeline import segment
 from app.plan import Plan
 from app.postprocessing import organ_volumes_ml
 from app.region import Locator

@@ -11,7 +11,8 @@ import torch
 from app.backends.shapes import network_shapes
 from app.errors import UsageError
 from app.network import UNet
-from app.pipeline import Options, segment
+from app.options import Options
+from app.pipeline import segment
 from app.plan import Plan
 from app.volume import Float32Array
 from app.volume_io import read_volume

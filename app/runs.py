@@ -1,0 +1,179 @@
+"""Many scans in, as many label maps out: one case after another, whatever happens to one of them."""
+
+import logging
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+
+from app.agreement import agreement_warning
+from app.atomic_files import remove_partial
+from app.cases import Case
+from app.errors import AppError, CaseError
+from app.loading import Networks
+from app.machine_limits import return_freed_arrays
+from app.memory import Fit, Fitter
+from app.options import Options
+from app.pipeline import segment
+from app.plausibility import examine, find_warnings
+from app.postprocessing import organ_volumes_ml
+from app.progress import Progress
+from app.reading import Reader
+from app.report import CaseRecord, RunRecord, StageClock
+from app.sliding_window import count_windows
+from app.sources import NetworkSources
+from app.volume_io import read_header, write_label_map
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    cases: Sequence[Case], sources: NetworkSources, options: Options, progress: Progress, record: RunRecord
+) -> None:
+    """Segments the cases one after another and fills ``record``.
+
+    The networks load while the first scan is read; the next scan is read while they run, if there is memory for it.
+    Each case is made to fit into memory before it is read. A twin runs where both networks fit as planned.
+
+    Raises:
+        AppError: other than CaseError; the run cannot go on. Cases done so far are in ``record``.
+    """
+    start = time.perf_counter()
+    return_freed_arrays()
+    for case in cases:
+        remove_partial(case.output_path)
+    record.cases = [
+        CaseRecord(case.case_id, str(case.input_path), str(case.output_path), status="not_begun") for case in cases
+    ]
+    runner = _Runner(cases, sources, options, progress, record)
+    try:
+        for case, case_record in zip(cases, record.cases, strict=True):
+            progress.start_case(case.case_id)
+            runner.run_case(case, case_record)
+            progress.finish_case()
+        runner.networks.check()
+    except KeyboardInterrupt:
+        runner.networks.abandon()
+        raise
+    finally:
+        runner.scans.close()
+        runner.networks.close()
+        progress.close()
+        record.seconds = time.perf_counter() - start
+
+
+class _Runner:
+    """What the cases of a run share."""
+
+    def __init__(
+        self, cases: Sequence[Case], sources: NetworkSources, options: Options, progress: Progress, record: RunRecord
+    ) -> None:
+        self._sources, self._options, self._progress = sources, options, progress
+        self._fitter = Fitter(sources, options)
+        self._followers = dict(pairwise(cases))
+        self.networks, self.scans = Networks(sources, record), Reader()
+
+    def run_case(self, case: Case, record: CaseRecord) -> None:
+        """Segments a case and fills its record, whichever way it goes; only errors of the whole run are raised."""
+        clock = StageClock(case.case_id)
+        record.status, record.seconds, record.spans = "failed", clock.seconds, clock.spans
+        try:
+            if case.refusal:
+                raise CaseError(case.refusal)
+            if self._is_done(case):
+                record.status = "skipped"
+                logger.info("%s: skipped, %s is there", case.case_id, case.output_path)
+                return
+            self._segment_case(case, record, clock)
+            record.status = "segmented"
+        except CaseError as error:
+            self._fail(case, record, str(error))
+        except MemoryError:
+            shape = "x".join(map(str, record.shape_zyx)) if record.shape_zyx else "its"
+            self._fail(
+                case, record, f"{case.input_path}: not enough memory for {shape} voxels. Give it more, or crop the scan"
+            )
+        except AppError as error:
+            record.error = str(error)
+            raise
+        except KeyboardInterrupt:
+            record.error = "interrupted"
+            raise
+
+    def _segment_case(self, case: Case, record: CaseRecord, clock: StageClock) -> None:
+        self.networks.begin()
+        with clock.measure("read"):
+            fit = self._fit(case, record)
+            scan = self.scans.read(case)
+        plan = fit.plan if fit else self._sources.segmenter.plan
+        geometry = scan.volume.geometry
+        record.shape_zyx, record.spacing_zyx_mm = geometry.shape_zyx, geometry.spacing_zyx_mm
+        for warning in scan.volume.warnings:
+            self._warn(case, record, warning)
+        clock.log("read", geometry.shape_zyx, geometry.spacing_zyx_mm)
+        with clock.measure("load"):
+            predictor, locator, twin = self.networks.wait()
+        label_map, steps, restoration = segment(
+            scan.hand_over(), predictor, plan, self._options, clock, self._progress, locator, twin,
+            lambda: self._read_ahead(case, record, fit),
+        )  # fmt: skip
+        grid = steps.grid
+        record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
+        record.windows = count_windows(grid.shape_zyx, plan.sliding_window)
+        record.shortcut_share, record.agreement = restoration.shortcut_share, restoration.agreement
+        if disagreement := agreement_warning(record.agreement or {}, plan.warn_below_agreement):
+            self._warn(case, record, disagreement)
+        record.volumes_ml = organ_volumes_ml(label_map, plan.labels, geometry.voxel_volume_ml)
+        with clock.measure("postprocess"):
+            record.plausibility = examine(scan.overview, label_map, plan.labels, sum(record.volumes_ml.values()))
+        for warning in find_warnings(record.plausibility, plan.labels):
+            self._warn(case, record, warning)
+        with clock.measure("write"):
+            write_label_map(case.output_path, label_map, scan.volume)
+        clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)
+
+    def _fit(self, case: Case, record: CaseRecord) -> Fit | None:
+        """How the case fits into memory; None if its header does not tell; CaseError if it does not fit at all.
+
+        The twin is loaded if it fits too, and let go if not.
+        """
+        ahead_bytes = self.scans.held_bytes(case)
+        header, fit = read_header(case.input_path), None
+        if self._sources.twin and header:
+            fit = self._fitter.fit_with_twin(header, ahead_bytes)
+        if self._sources.twin and header and not fit:
+            self.networks.drop_twin()
+            self._warn(case, record, "no uncertainty: there is not enough memory for a second network")
+        elif self._sources.twin:
+            self.networks.begin_twin()
+        if header is None:
+            return None
+        fit = fit or self._fitter.fit(case.input_path, header, ahead_bytes)
+        record.memory = fit.record
+        if fit.warning:
+            self._warn(case, record, fit.warning)
+        return fit
+
+    def _read_ahead(self, case: Case, record: CaseRecord, fit: Fit | None) -> None:
+        """Begins to read the case that follows, if its header says that there is memory for both."""
+        follower = self._followers.get(case)
+        if follower is None or follower.refusal or self._is_done(follower) or fit is None:
+            return
+        try:
+            header = read_header(follower.input_path)
+        except CaseError:  # it will be said in its turn
+            return
+        together = fit.with_read_ahead(header) if header else None
+        if together:
+            record.memory = together.record
+            self.scans.begin(follower)
+
+    def _is_done(self, case: Case) -> bool:
+        return self._options.skip_existing and case.has_label_map
+
+    def _fail(self, case: Case, record: CaseRecord, error: str) -> None:
+        record.error = error
+        logger.error("%s: failed: %s", case.case_id, error)
+
+    def _warn(self, case: Case, record: CaseRecord, warning: str) -> None:
+        record.warnings.append(warning)
+        logger.warning("%s: %s", case.case_id, warning)

@@ -1,0 +1,242 @@
+"""Many cases: what overlaps, what one case may do to the next, and what is let go."""
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import loading, reading, runs
+from app.cases import Case
+from app.machine_limits import MemoryLimit
+from app.memory_need import NetworkMemory, ScanHeader
+from app.options import Options
+from app.plan import Plan, parse_plan
+from app.progress import SilentProgress
+from app.reading import Reader, Scan
+from app.report import RunRecord
+from app.sliding_window import Predictor
+from app.sources import NetworkSource, NetworkSources
+from app.volume import Float32Array, Geometry, Volume
+from tests.conftest import Oracle
+
+DEFAULT = Path(__file__).parent.parent / "weights" / "default"
+IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+SHAPE = (10, 11, 12)
+OPTIONS = Options(mode="fastest", spacing="off")
+
+
+@pytest.fixture
+def plan() -> Plan:
+    plan = parse_plan((DEFAULT / "plan.json").read_text(), "plan.json")
+    window = replace(plan.sliding_window, patch_size=(16, 16, 16))
+    return replace(plan, labels=("low", "high"), sliding_window=window)
+
+
+def scan() -> Volume:
+    return Volume(np.zeros(SHAPE, np.int16), Geometry(SHAPE, (2.5, 2.0, 2.0), IDENTITY, (0.0, 0.0, 0.0)))
+
+
+def header(_: Path) -> ScanHeader:
+    return ScanHeader(scan().geometry, voxel_bytes=2, reading_bytes=2)
+
+
+def air(tile: Float32Array) -> Float32Array:
+    return np.stack([np.ones_like(tile), np.zeros_like(tile), np.zeros_like(tile)])
+
+
+def cases_in(folder: Path, names: str) -> list[Case]:
+    for name in names:
+        (folder / f"{name}_0000.nii.gz").touch()
+    return [Case(name, folder / f"{name}_0000.nii.gz", folder / f"{name}.nii.gz") for name in names]
+
+
+@dataclass
+class Traced:
+    """The network and the reader of a run, and what they did in which order."""
+
+    events: list[str]
+    network_runs: threading.Event
+    reads: dict[str, Callable[[], None]]
+
+    def read(self, path: Path) -> Volume:
+        name = path.name[0]
+        self.events.append(f"read {name}")
+        self.reads.get(name, lambda: None)()
+        return scan()
+
+    def predict(self, tile: Float32Array) -> Float32Array:
+        self.events.append("network")
+        self.network_runs.set()
+        return air(tile)
+
+    def sources(self, plan: Plan) -> NetworkSources:
+        return NetworkSources(NetworkSource(plan, lambda: (Oracle(self.predict), ())))
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Traced:
+    traced = Traced([], threading.Event(), {})
+    monkeypatch.setattr(reading, "read_volume", traced.read)
+    monkeypatch.setattr(runs, "read_header", header)
+    return traced
+
+
+def segmented(cases: list[Case], sources: NetworkSources, options: Options = OPTIONS) -> RunRecord:
+    record = RunRecord(options={})
+    runs.run(cases, sources, options, SilentProgress(), record)
+    return record
+
+
+def test_the_network_loads_while_the_first_scan_is_read(plan: Plan, tmp_path: Path, traced: Traced) -> None:
+    is_loading, is_reading = threading.Event(), threading.Event()
+
+    def read() -> None:
+        is_reading.set()
+        assert is_loading.wait(10), "the network was not being loaded while the scan was read"
+
+    def load() -> tuple[Predictor, tuple[str, ...]]:
+        is_loading.set()
+        assert is_reading.wait(10), "the scan was not being read while the network was loaded"
+        return Oracle(air), ("chosen for a reason",)
+
+    traced.reads["x"] = read
+    record = segmented(cases_in(tmp_path, "x"), NetworkSources(NetworkSource(plan, load)))
+    assert record.count("segmented") == 1
+    assert record.warnings == ["chosen for a reason"]
+    assert record.network == {"backend": "oracle", "device": "cpu", "precision": "fp32"}
+
+
+def test_the_next_scan_is_read_while_the_network_runs(plan: Plan, tmp_path: Path, traced: Traced) -> None:
+    """The second scan arrives only once the network has begun, and the network ends only once it is asked for."""
+    asked = threading.Event()
+    traced.reads["b"] = asked.set
+
+    def predict(tile: Float32Array) -> Float32Array:
+        assert asked.wait(10), "the next scan was not asked for while the network ran"
+        return air(tile)
+
+    sources = NetworkSources(NetworkSource(plan, lambda: (Oracle(predict), ())))
+    record = segmented(cases_in(tmp_path, "ab"), sources)
+    assert record.count("segmented") == 2
+    assert traced.events == ["read a", "read b"]
+
+
+def test_each_scan_is_read_once_and_in_order(plan: Plan, tmp_path: Path, traced: Traced) -> None:
+    assert segmented(cases_in(tmp_path, "abcd"), traced.sources(plan)).count("segmented") == 4
+    assert [event for event in traced.events if event != "network"] == ["read a", "read b", "read c", "read d"]
+
+
+def test_without_memory_for_two_nothing_is_read_ahead(
+    plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same two cases: read ahead with 1 GiB more than the first needs, not with one byte too few."""
+    monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
+    cases = cases_in(tmp_path, "ab")
+    ample = segmented(cases, traced.sources(plan))
+    assert traced.events == ["read a", "network", "read b", "network"] or traced.events[1] == "read b"
+    alone, together = (case.memory for case in reversed(ample.cases))
+    assert alone is not None
+    assert together is not None
+    assert together.need_mib > alone.need_mib
+    traced.events.clear()
+    traced.network_runs.clear()
+    traced.reads["b"] = lambda: None if traced.network_runs.is_set() else pytest.fail("read ahead")
+    limit = MemoryLimit(int(together.need_mib * 2**20) - 1, "a test")
+    monkeypatch.setattr("app.memory.memory_limit", lambda *_: limit)
+    tight = segmented(cases, traced.sources(plan))
+    assert traced.events == ["read a", "network", "read b", "network"]
+    assert [case.memory.need_mib for case in tight.cases if case.memory] == [alone.need_mib] * 2
+
+
+def test_what_cannot_be_read_ahead_is_read_again_in_its_turn(plan: Plan, tmp_path: Path, traced: Traced) -> None:
+    """Memory that was short while the network ran may be there after it."""
+
+    def fail_once() -> None:
+        if traced.events.count("read b") == 1:
+            raise MemoryError
+
+    traced.reads["b"] = fail_once
+    assert segmented(cases_in(tmp_path, "ab"), traced.sources(plan)).count("segmented") == 2
+    assert traced.events.count("read b") == 2
+
+
+def test_skipped_and_refused_cases_are_not_read_ahead(plan: Plan, tmp_path: Path, traced: Traced) -> None:
+    first, done, refused = cases_in(tmp_path, "abc")
+    done.output_path.touch()
+    cases = [first, done, replace(refused, refusal="a name that cannot be")]
+    record = segmented(cases, traced.sources(plan), replace(OPTIONS, skip_existing=True))
+    assert [case.status for case in record.cases] == ["segmented", "skipped", "failed"]
+    assert traced.events == ["read a", "network"]
+
+
+def test_no_reference_to_the_voxels_stays_behind(tmp_path: Path, traced: Traced) -> None:
+    """Whether a scan was read in its turn or ahead of it."""
+    first, second = cases_in(tmp_path, "ab")
+    reader = Reader()
+    reader.begin(second)
+    assert reader.held_bytes(second) == 10 * 11 * 12 * 2
+    for case in (second, first):
+        found = reader.read(case)
+        volume = found.hand_over()
+        voxels = weakref.ref(volume.voxels)
+        del volume
+        assert voxels() is None
+        assert found.volume.geometry.shape_zyx == SHAPE
+        assert found.volume.voxels.size == 0
+    reader.close()
+
+
+def test_a_scan_read_ahead_for_another_case_is_dropped(tmp_path: Path, traced: Traced) -> None:
+    first, second = cases_in(tmp_path, "ab")
+    reader = Reader()
+    reader.begin(second)
+    assert reader.held_bytes(first) == 0
+    assert isinstance(reader.read(first), Scan)
+    assert reader.read(second).volume.voxels.size > 0
+    assert traced.events == ["read b", "read a", "read b"]
+    reader.close()
+
+
+@pytest.mark.parametrize("found", [np.full((3, 16, 16, 16), np.nan, np.float32), np.zeros((2, 16, 16, 16), np.float32)])
+def test_a_network_that_fails_fails_the_case_and_writes_nothing(
+    plan: Plan, tmp_path: Path, traced: Traced, found: Float32Array
+) -> None:
+    cases = cases_in(tmp_path, "ab")
+    sources = NetworkSources(NetworkSource(plan, lambda: (Oracle(lambda _: found), ())))
+    assert segmented(cases, sources).count("failed") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_0000.nii.gz", "b_0000.nii.gz"]
+
+
+def test_a_twin_that_is_let_go_is_waited_for(plan: Plan) -> None:
+    """Its memory is free only when nothing loads it any more."""
+    began, ended = threading.Event(), threading.Event()
+
+    def load() -> tuple[Predictor, tuple[str, ...]]:
+        began.set()
+        time.sleep(0.1)
+        ended.set()
+        return Oracle(air), ()
+
+    first = NetworkSource(plan, lambda: (Oracle(air), ()))
+    networks = loading.Networks(NetworkSources(first, twin=NetworkSource(plan, load)), RunRecord(options={}))
+    networks.begin()
+    networks.begin_twin()
+    assert began.wait(10)
+    networks.drop_twin()
+    assert ended.is_set()
+    assert networks.wait()[2] is None
+    networks.close()
+
+
+def test_the_sources_add_up(plan: Plan) -> None:
+    def source(*sizes: int) -> NetworkSource:
+        return NetworkSource(plan, lambda: (Oracle(air), ()), NetworkMemory(*sizes))
+
+    sources = NetworkSources(source(100, 20, 300), source(100, 2, 30), source(100, 20, 300))
+    assert sources.memory() == NetworkMemory(100, 22, 330)
+    assert sources.memory(with_twin=True) == NetworkMemory(100, 42, 630)
