@@ -4,8 +4,6 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +15,9 @@ from app.machine_limits import processor_limit
 
 if TYPE_CHECKING:
     from app.bundle import Bundle
-    from app.pipeline import TwinSource
-    from app.region import Locator
+    from app.options import Options
     from app.report import RunRecord
+    from app.sources import NetworkSources
 
 logger = logging.getLogger("app")
 
@@ -39,18 +37,17 @@ def main(argv: list[str] | None = None) -> int:
         logger.error("%s", error)
         return error.exit_code
     except KeyboardInterrupt:
-        logger.error("interrupted before any case was begun")
+        logger.error("interrupted; every label map that is there is whole")
         return EXIT_INTERRUPTED
 
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:
     check_usage(arguments)
-    from app.backends import create_predictor, expected_memory  # here, so that --help and usage errors cost no imports
-    from app.bundle import load_bundle
+    from app.bundle import load_bundle  # here, so that --help and usage errors cost no imports
     from app.cases import find_cases, prepare_output_folder, single_case
-    from app.pipeline import Options, run
     from app.progress import SilentProgress, TerminalProgress
     from app.report import RunRecord
+    from app.runs import run
 
     record = RunRecord(options={key: value for key, value in vars(arguments).items() if value is not None})
     if arguments.report:
@@ -62,33 +59,12 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
             cases = find_cases(arguments.input_dir, arguments.output_dir)
         prepare_output_folder(cases[0].output_path.parent)
         bundle = load_bundle(arguments.bundle)
-        plan = bundle.plan
-        record.bundle = {"folder": str(bundle.folder), "name": plan.name, **bundle.sha256}
-        options = Options(
-            mode=arguments.mode or plan.mode,
-            spacing=plan.spacing.enforce if arguments.spacing == "bundle" else arguments.spacing,
-            mirror=arguments.mirror,
-            crop=plan.shortcuts.crop if arguments.crop == "bundle" else arguments.crop,
-            skip_existing=arguments.skip_existing,
-            max_memory_bytes=arguments.max_memory,
-        )
-        if options.mirror and not plan.sliding_window.mirror_axes:
-            record.warnings.append(
-                "--mirror changes nothing: this network was trained without mirroring (no mirror_axes)"
-            )
-            logger.warning(record.warnings[-1])
-        record.options.update(
-            mode=options.mode, spacing=options.spacing, crop=options.crop
-        )  # as they are, where the plan decided
+        record.bundle = {"folder": str(bundle.folder), "name": bundle.plan.name, **bundle.sha256}
         record.threads = arguments.threads or processor_limit()
-        factory = partial(
-            create_predictor, bundle, arguments.backend, arguments.device, arguments.precision, record.threads
-        )
-        make_locator = _locator_factory(bundle, options.crop, arguments, record.threads)
-        network_memory = expected_memory(bundle, arguments.backend, arguments.device, arguments.precision)
+        options = _options(arguments, bundle, record)
+        sources = _sources(arguments, bundle, options, record.threads)
         progress = TerminalProgress(len(cases)) if terminal else SilentProgress()
-        twin = _twin_source(bundle, arguments, record.threads) if arguments.uncertainty else None
-        run(cases, plan, factory, options, progress, record, network_memory, make_locator, twin)
+        run(cases, sources, options, progress, record)
         record.exit_code = EXIT_CASE_FAILED if record.count("failed") else EXIT_OK
         logger.info(
             "%d segmented, %d skipped, %d failed in %.1f s",
@@ -123,38 +99,47 @@ def _prepare_report(path: Path, record: "RunRecord", carry_on: bool) -> None:
         record.carry_on(path)
 
 
-def _locator_factory(
-    bundle: "Bundle", crop: str, arguments: argparse.Namespace, threads: int
-) -> "Callable[[], Locator] | None":
-    """What loads the bundle's locator, if it is needed."""
-    if crop != "organs":
-        return None
-    locator = bundle.locator
-    if locator is None:
+def _options(arguments: argparse.Namespace, bundle: "Bundle", record: "RunRecord") -> "Options":
+    """What the command line says, and the plan where that leaves it open; both go into the record."""
+    from app.options import Options
+
+    plan = bundle.plan
+    options = Options(
+        mode=arguments.mode or plan.mode,
+        spacing=plan.spacing.enforce if arguments.spacing == "bundle" else arguments.spacing,
+        mirror=arguments.mirror,
+        crop=plan.shortcuts.crop if arguments.crop == "bundle" else arguments.crop,
+        skip_existing=arguments.skip_existing,
+        max_memory_bytes=arguments.max_memory,
+    )
+    record.options.update(mode=options.mode, spacing=options.spacing, crop=options.crop)
+    if options.mirror and not plan.sliding_window.mirror_axes:
+        record.warnings.append("--mirror changes nothing: this network was trained without mirroring (no mirror_axes)")
+        logger.warning(record.warnings[-1])
+    return options
+
+
+def _sources(arguments: argparse.Namespace, bundle: "Bundle", options: "Options", threads: int) -> "NetworkSources":
+    """The networks of the bundle that this run needs."""
+    from app.backends import network_source
+    from app.sources import NetworkSources
+
+    if options.crop == "organs" and bundle.locator is None:
         raise UsageError(f"--crop organs: {bundle.folder} has no locator; choose --crop body or none")
-
-    def load() -> "Locator":
-        from app.backends import create_predictor
-        from app.region import Locator
-
-        predictor, _ = create_predictor(locator, arguments.backend, arguments.device, arguments.precision, threads)
-        return Locator(locator.plan, predictor)
-
-    return load
-
-
-def _twin_source(bundle: "Bundle", arguments: argparse.Namespace, threads: int) -> "TwinSource":
-    """How the bundle's second network is loaded."""
-    from app.backends import create_predictor, expected_memory
-    from app.pipeline import TwinSource
-
-    if bundle.twin is None:
+    if arguments.uncertainty and bundle.twin is None:
         raise UsageError(
             f"--uncertainty: {bundle.folder} has no twin; expected a bundle with two networks, as `python -m "
             "tools.train export --twin` writes it"
         )
-    how = (arguments.backend, arguments.device, arguments.precision)
-    return TwinSource(partial(create_predictor, bundle.twin, *how, threads), expected_memory(bundle, *how, networks=2))
+    wanted = (
+        bundle,
+        bundle.locator if options.crop == "organs" else None,
+        bundle.twin if arguments.uncertainty else None,
+    )
+    how = (arguments.backend, arguments.device, arguments.precision, threads)
+    segmenter, locator, twin = (network_source(part, *how) if part else None for part in wanted)
+    assert segmenter is not None
+    return NetworkSources(segmenter, locator, twin)
 
 
 def _configure_logging(verbose: bool, quiet: bool, terminal: bool) -> None:

@@ -33,6 +33,18 @@ def test_the_first_signal_interrupts_and_later_ones_do_not(number: signal.Signal
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_a_signal_long_after_the_first_counts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that a destructor swallowed must not leave a process that only SIGKILL ends."""
+    seconds = iter([100.0, 104.9, 105.1])
+    monkeypatch.setattr("app.interruption.time.monotonic", lambda: next(seconds))
+    with interruptible():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_that_was_ignored_stays_ignored() -> None:
     """As a job in a script's background ignores Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -165,10 +177,10 @@ def test_what_is_no_report_is_kept_under_another_name(
 def test_a_scan_that_changes_while_it_is_read_fails(
     files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app import pipeline
+    from app import reading
     from app.volume import Volume
 
-    read = pipeline.read_volume  # type: ignore[attr-defined]
+    read = reading.read_volume  # type: ignore[attr-defined]
 
     def written_meanwhile(path: Path) -> Volume:
         volume = read(path)
@@ -177,7 +189,7 @@ def test_a_scan_that_changes_while_it_is_read_fails(
                 stream.write(bytes(8))
         return volume
 
-    monkeypatch.setattr(pipeline, "read_volume", written_meanwhile)
+    monkeypatch.setattr(reading, "read_volume", written_meanwhile)
     assert run_app(*files) == 1
     cases = report_in(tmp_path)["cases"]
     assert [case["status"] for case in cases] == ["segmented", "failed", "segmented"]
