@@ -29,6 +29,7 @@ numbers
                  The limits also look at the kernel's own peak of the app's process (app_peak_mib).
   start-up       wall minus the app's own total: interpreter, imports, plan, exit
   load           waiting for the network after the scan was read; loading runs beside reading
+  locate         finding the part of the scan that holds the organs, if the bundle says so
   other          what no stage counts
   floor s        windows x the bare window: median time of one window of noise in a process that does nothing else, on
                  the same backend and precision, measured in the same round. It is not the least possible: a faster
@@ -36,6 +37,8 @@ numbers
   ours / theirs  run k of ours by run k of theirs, then the median, so that a slow minute of the machine strikes both.
                  Only `same windows` is a fair pair: otherwise one side has predicted more.
 
+  1 - DSC of bf16 against fp32: of the organs of over 1 ml, the label map of each run in bf16 against that of the same
+                 scan and mode in fp32; targets take the worst of all
   others         cores that the rest of the machine kept busy meanwhile, mean. Above 0.1 or so, wall times are not to be
                  trusted, and the floor least: it is short, and the others may have paused. Run it again.
 

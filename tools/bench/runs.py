@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from tools.bench.networks import bench_bundle, write_peer_spec
 from tools.bench.rows import NetworkName, Row
 from tools.bench.scans import prepare_scan
 from tools.bench.summary import STAGES
+from tools.parity.compare import compare_label_maps
 from tools.parity.environments import ensure_environment, runner, variables
 from tools.parity.measure import run_measured
 from tools.parity.peer_models import Peer
@@ -47,6 +48,7 @@ class Workshop:
     environments: Path
     pip_options: str = ""
     _models: dict[str, Path] = field(default_factory=dict)
+    _label_maps: set[Path] = field(default_factory=set)
 
     def digest(self, row: Row) -> str:
         """SHA-256 of the code, the network and the machine: what runs that are compared have in common."""
@@ -86,7 +88,22 @@ class Workshop:
         command = [sys.executable, "-m", "app", "--bundle", str(self._bundle(row.network).folder), "--quiet"]
         command += ["--input", str(scan), "--output", str(out), "--report", str(report), "--spacing", row.spacing]
         command += ["--backend", "openvino", "--device", "cpu", "--precision", row.precision, "--mode", row.mode]
-        return command, out, lambda wall_s: facts_of_report(json.loads(report.read_text(encoding="utf-8")), wall_s)
+
+        def read(wall_s: float) -> dict[str, Any]:
+            self._label_maps.add(out)
+            facts = facts_of_report(json.loads(report.read_text(encoding="utf-8")), wall_s)
+            return {**facts, "worst_against_fp32": self._worst_against_fp32(row, out)}
+
+        return command, out, read
+
+    def _worst_against_fp32(self, row: Row, label_map: Path) -> dict[str, Any] | None:
+        """The organ that differs most from fp32's label map of the same scan; None without that, or without organs."""
+        reference = self._out(replace(row, precision="fp32")) / label_map.name
+        if row.precision == "fp32" or reference not in self._label_maps:
+            return None
+        found = compare_label_maps(reference, label_map, self._bundle(row.network).plan.labels)
+        worst = found.worst_organ()
+        return {"organ": worst[0], "dsc": worst[1], "different_voxels": found.different} if worst else None
 
     def _peer(self, row: Row) -> "_Job":
         assert row.peer is not None

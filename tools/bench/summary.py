@@ -8,7 +8,7 @@ from typing import Any
 Record = dict[str, Any]
 Rows = dict[str, Record]
 
-STAGES = ("start_up", "read", "load", "preprocess", "network", "restore", "postprocess", "write", "other")
+STAGES = ("start_up", "read", "load", "locate", "preprocess", "network", "restore", "postprocess", "write", "other")
 _MEASURES = ("wall_s", "cpu_s", "peak_rss_mib")
 _MEDIANS = (*_MEASURES, "others_cores")
 

@@ -36,7 +36,14 @@ class Target:
 
 def evaluate_targets(rows: Rows, summary: dict[str, Any]) -> list[dict[str, Any]]:
     """All targets with their verdicts, as JSON."""
-    found = [*_against_v1(summary["ratios"]), *_near_floor(rows), *_normal_mode(rows), *_memory(rows), *_tiled(rows)]
+    found = [
+        *_against_v1(summary["ratios"]),
+        *_near_floor(rows),
+        *_normal_mode(rows),
+        _half_precision(rows),
+        *_memory(rows),
+        *_tiled(rows),
+    ]
     return [{**asdict(target), "verdict": target.verdict} for target in found]
 
 
@@ -80,6 +87,15 @@ def _normal_mode(rows: Rows) -> list[Target]:
         name = f"default bundle, ct_001: wall of normal - fastest in {precision}"
         targets.append(Target(name, 1.5, "s", value, (normal, fastest)))
     return targets
+
+
+def _half_precision(rows: Rows) -> Target:
+    """The worst organ of all scans, modes and runs, of what was found above 1 ml in either precision."""
+    names = [name for name, record in rows.items() if name.startswith("default/") and "/app-bf16-" in name]
+    found = [run.get("worst_against_fp32") for name in names for run in good_runs(rows[name])]
+    losses = [1 - worst["dsc"] for worst in found if worst]
+    name = "default bundle: 1 - DSC of bf16 against fp32, worst organ above 1 ml"
+    return Target(name, 0.005, "", max(losses, default=None), tuple(names))
 
 
 def _memory(rows: Rows) -> list[Target]:
