@@ -1,0 +1,61 @@
+"""What shortcuts save and change, on a scan of which both are known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY_LABELS, tissue, write_scan, write_tiny_bundle
+from tools.convert.bundles import set_shortcuts
+from tools.shortcut_check import main, markdown
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """80 planes of air, of which 20 to 40 hold a block of -100 HU with tissue in it, and a voxel of metal far away.
+
+    The bundle is the tiny one with itself as its locator, which takes less than 1 ml (167 voxels of 6 mm3) for noise.
+    """
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    set_shortcuts(bundle, "organs", 3.0, None, write_tiny_bundle(tmp_path / "locator"))
+    scans, labels = tmp_path / "scans", tmp_path / "labels"
+    for folder in (scans, labels):
+        folder.mkdir()
+    voxels = np.full((80, 40, 40), -1000, dtype=np.int16)
+    voxels[20:40, 10:30, 10:30] = tissue((20, 20, 20))
+    voxels[75, 20, 20] = 300
+    reference = np.zeros(voxels.shape, dtype=np.int16)
+    reference[24:30, 12:20, 12:20] = 1
+    reference[70:72, 20, 20] = 3
+    write_scan(scans / "a_0000.nii.gz", voxels)
+    write_scan(labels / "a.nii.gz", reference)
+    return ["--bundle", str(bundle), "--scans", str(scans), "--labels", str(labels), "--precision", "fp32", "--out",
+            str(tmp_path / "check")]  # fmt: skip
+
+
+def test_what_is_saved_changed_and_cut(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(files) == 0
+    record = json.loads((tmp_path / "check.json").read_text())
+    rows = {row["shortcut"]: row for row in record["rows"]}
+    assert list(rows) == ["none", "air", "body", "organs"]
+    assert rows["air"]["windows"] < rows["none"]["windows"]
+    assert rows["organs"]["windows"] < rows["none"]["windows"]
+    for organ in TINY_LABELS:
+        change = rows["air"]["organs"][organ]
+        assert change["dsc"] == 1
+        assert change["before_ml"] == change["after_ml"] > 1
+    metal = rows["organs"]["organs"]["third"]
+    assert metal["before_ml"] - metal["after_ml"] == pytest.approx(0.006)
+    assert metal["dsc"] < 1
+    assert rows["none"]["outside_ml"] == dict.fromkeys(TINY_LABELS, 0.0)
+    assert rows["organs"]["outside_ml"] == {"first": 0.0, "second": 0.0, "third": pytest.approx(0.012)}
+    text = (tmp_path / "check.md").read_text()
+    assert text == markdown(record)
+    assert f"| a | {rows['none']['windows']} | {rows['air']['windows']}, " in text
+    assert text in capsys.readouterr().out
+
+
+def test_a_folder_without_scans_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--scans", str(tmp_path), "--out", str(tmp_path / "check")]) == 3
+    assert f"{tmp_path}: no *_0000.nii.gz; expected scans" in capsys.readouterr().err
