@@ -138,6 +138,17 @@ def test_limits(tmp_path: Path, gpu_mib: float | None, verdict: str) -> None:
     assert limits["memory, laptop track"].verdict == "within"
 
 
+@pytest.mark.parametrize("status", ["stuck", "failed"])
+def test_a_case_without_a_label_map_is_not_within_the_time(tmp_path: Path, status: str) -> None:
+    """It ended after 10 s, as the other did; the organisers count 3600 s."""
+    harness = write_harness(tmp_path, {"a": 10.0, "b": 3600.0}) / "harness.json"
+    content = json.loads(harness.read_text())
+    content["cases"][1]["status"] = status
+    harness.write_text(json.dumps(content))
+    (limit,) = (each for each in flare_limits(read_measured(tmp_path, None)) if each.name == "time of a case")
+    assert (limit.found, limit.verdict, limit.where) == (3600.0, "above", "b_0000")
+
+
 def test_nothing_measured_is_no_zero() -> None:
     limits = flare_limits(read_measured(None, None))
     assert {(limit.found, limit.verdict) for limit in limits} == {(None, "not measured")}

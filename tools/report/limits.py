@@ -1,7 +1,7 @@
 """What was measured beside what FLARE tolerates: within, above, or not measured."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tools.profile.areas import GPU_TOLERANCE_MB
@@ -28,6 +28,7 @@ class Limit:
         found: None if it was not measured.
         where: the case that decides, or why it was not measured.
         source: where the limit is from.
+        exclusive: the limit itself is above.
     """
 
     name: str
@@ -36,13 +37,14 @@ class Limit:
     found: float | None
     where: str
     source: str
+    exclusive: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        """The limit itself is within."""
+        """Within, unless it is more; the limit itself is within too, but where it is exclusive."""
         if self.found is None:
             return "not measured"
-        return "within" if self.found <= self.limit else "above"
+        return "above" if self.found > self.limit or (self.exclusive and self.found == self.limit) else "within"
 
     @property
     def share(self) -> float:
@@ -55,7 +57,10 @@ def flare_limits(measured: Measured) -> list[Limit]:
     runs = [run for run in measured.runs if run.profile]
     no_gpu = next((why for run in runs for why in run.missing if why.startswith("no GPU")), "no profile")
     return [
-        _largest("time of a case", PENALTY_TIME_S, "s", runs, _seconds, "a container is stuck then", _NO_STARTS),
+        replace(
+            _largest("time of a case", PENALTY_TIME_S, "s", runs, _seconds, "a container is stuck then", _NO_STARTS),
+            exclusive=True,
+        ),
         _mean_time(measured),
         _largest("GPU memory", GPU_TOLERANCE_MB, "MiB", runs, _gpu_peak, "what is above counts as area", no_gpu),
         _largest("memory", HOST_MEMORY_MIB, "MiB", runs, _memory_peak, "28 of the host's 32 GB", "no profile"),
@@ -87,6 +92,9 @@ def _mean_time(measured: Measured) -> Limit:
 
 
 def _seconds(run: Run) -> float | None:
+    """A container that was stuck or failed has the organisers' penalty, however early it ended."""
+    if run.status in ("stuck", "failed"):
+        return PENALTY_TIME_S
     return run.seconds if run.case_id else None
 
 
