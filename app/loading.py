@@ -5,26 +5,69 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from app.errors import DeviceError
 from app.region import Locator
-from app.report import RunRecord, StageClock
+from app.report import RunRecord, Span, StageClock
 from app.sliding_window import Predictor
-from app.sources import NetworkSources
+from app.sources import NetworkSource, NetworkSources
+from app.volume import Float32Array
 
 logger = logging.getLogger(__name__)
 
 
+class Awaited:
+    """A network that may still be loading: who asks for something of it first waits, in the stage ``load``.
+
+    So a scan is read, its organs are found and it is resampled while the network is set up.
+
+    Raises:
+        AppError: by all that is asked of it, if the network could not be loaded.
+    """
+
+    def __init__(self, loading: Future[Predictor], clock: StageClock) -> None:
+        self._loading, self._clock = loading, clock
+        self._predictor: Predictor | None = None
+
+    @property
+    def backend(self) -> str:
+        """See ``Predictor``."""
+        return self._wait().backend
+
+    @property
+    def device(self) -> str:
+        """See ``Predictor``."""
+        return self._wait().device
+
+    @property
+    def precision(self) -> str:
+        """See ``Predictor``."""
+        return self._wait().precision
+
+    def predict(self, tile: Float32Array) -> Float32Array:
+        """See ``Predictor.predict``."""
+        return self._wait().predict(tile)
+
+    def _wait(self) -> Predictor:
+        if self._predictor is None:
+            with self._clock.measure("load"):
+                self._predictor = self._loading.result()
+        return self._predictor
+
+
 class Networks:
-    """Loads each network once, one after another; what is there to say about it goes into the run's record."""
+    """Loads each network once, one after another in the order of use; what there is to say goes into the record."""
 
     def __init__(self, sources: NetworkSources, record: RunRecord) -> None:
-        self._sources, self._record = sources, record
+        self._sources, self._record, self._clock = sources, record, StageClock()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-network")
-        self._first: Future[tuple[Predictor, Locator | None]] | None = None
+        self._locator: Future[Predictor] | None = None
+        self._segmenter: Future[Predictor] | None = None
         self._twin: Future[Predictor | None] | None = None
 
     def begin(self) -> None:
-        """Starts to load the segmenter and the locator, unless that was done."""
-        if self._first is None:
-            self._first = self._pool.submit(self._load)
+        """Starts to load the locator and the segmenter, unless that was done."""
+        if self._segmenter is None:
+            if self._sources.locator:
+                self._locator = self._pool.submit(self._load, self._sources.locator)
+            self._segmenter = self._pool.submit(self._load_segmenter)
 
     def begin_twin(self) -> None:
         """Starts to load the twin, unless that was done."""
@@ -37,41 +80,50 @@ class Networks:
         if twin and not twin.cancel():
             twin.exception()
 
-    def wait(self) -> tuple[Predictor, Locator | None, Predictor | None]:
-        """(segmenter, locator, twin) once they are there; ``begin`` comes first.
+    def get(self, clock: StageClock) -> tuple[Predictor, Locator | None, Predictor | None]:
+        """(segmenter, locator, twin); ``begin`` comes first. The twin is there already, the others are awaited.
 
         Raises:
-            AppError: one of them cannot be loaded.
+            AppError: the twin cannot be loaded.
         """
-        assert self._first is not None
-        predictor, locator = self._first.result()
-        return predictor, locator, self._twin.result() if self._twin else None
+        assert self._segmenter is not None
+        locator = None
+        if self._sources.locator and self._locator:
+            locator = Locator(self._sources.locator.plan, Awaited(self._locator, clock))
+        if self._twin is None:
+            return Awaited(self._segmenter, clock), locator, None
+        with clock.measure("load"):
+            return self._segmenter.result(), locator, self._twin.result()
 
     def check(self) -> None:
         """Raises what loading raised, even if no case came as far as using a network."""
-        if self._first:
-            self.wait()
+        for loading in (self._locator, self._segmenter, self._twin):
+            if loading:
+                loading.result()
 
     def abandon(self) -> None:
         """Makes ``close`` not wait: a network takes seconds to load, an interrupted run ends within one."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._first = None
+        self._segmenter = None
 
     def close(self) -> None:
         """Waits for the background thread, unless it was abandoned."""
-        self._pool.shutdown(wait=self._first is not None)
+        self._pool.shutdown(wait=self._segmenter is not None)
 
-    def _load(self) -> tuple[Predictor, Locator | None]:
-        clock = StageClock()
-        with clock.measure("load network"):
+    def _load(self, source: NetworkSource) -> Predictor:
+        with self._clock.measure("load network"):
             try:
-                predictor, warnings = self._sources.segmenter.load()
-                locator = self._load_locator()
+                predictor, warnings = source.load()
             except MemoryError as error:
                 raise DeviceError("not enough memory to load the network; give the process more") from error
-        (self._record.network_load_span,) = clock.spans
-        self._record.network_load_s = clock.seconds["load network"]
-        self._record.warnings.extend(warnings)
+        self._warn(warnings)
+        return predictor
+
+    def _load_segmenter(self) -> Predictor:
+        predictor = self._load(self._sources.segmenter)
+        spans = self._clock.spans
+        self._record.network_load_span = Span("load network", spans[0].start_unix_s, spans[-1].end_unix_s)
+        self._record.network_load_s = self._clock.seconds["load network"]
         self._record.network = {
             "backend": predictor.backend,
             "device": predictor.device,
@@ -79,11 +131,7 @@ class Networks:
         }
         ready = (*self._record.network.values(), self._record.network_load_s)
         logger.info("network ready: %s on %s in %s, %.2f s", *ready)
-        return predictor, locator
-
-    def _load_locator(self) -> Locator | None:
-        source = self._sources.locator
-        return Locator(source.plan, source.load()[0]) if source else None
+        return predictor
 
     def _load_twin(self) -> Predictor | None:
         """None if there is not enough memory: no label map is lost for the sake of a twin."""
@@ -95,5 +143,9 @@ class Networks:
             self._record.warnings.append(warning)
             logger.warning(warning)
             return None
-        self._record.warnings.extend(warning for warning in warnings if warning not in self._record.warnings)
+        self._warn(warnings)
         return predictor
+
+    def _warn(self, warnings: tuple[str, ...]) -> None:
+        """Each warning once, though every network has it."""
+        self._record.warnings.extend(warning for warning in warnings if warning not in self._record.warnings)

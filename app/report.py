@@ -136,7 +136,7 @@ class RunRecord:
 
     Attributes:
         network: backend, device and precision that ran; None if it was never loaded.
-        network_load_s: seconds to load it, in parallel to reading the first scan.
+        network_load_s: seconds to load it and the locator, in parallel to reading and resampling the first scan.
         network_load_span: when that was.
         threads: of the network on a CPU.
         error, exit_code: why the run ended early; None as long as it has not ended.

@@ -31,8 +31,9 @@ def run(
 ) -> None:
     """Segments the cases one after another and fills ``record``.
 
-    The networks load while the first scan is read; the next scan is read while they run, if there is memory for it.
-    Each case is made to fit into memory before it is read. A twin runs where both networks fit as planned.
+    The networks load while the first scan is read and resampled; the next scan is read while they run, if there is
+    memory for it. Each case is made to fit into memory before it is read. A twin runs where both networks fit as
+    planned.
 
     Raises:
         AppError: other than CaseError; the run cannot go on. Cases done so far are in ``record``.
@@ -110,8 +111,7 @@ class _Runner:
         for warning in scan.volume.warnings:
             self._warn(case, record, warning)
         clock.log("read", geometry.shape_zyx, geometry.spacing_zyx_mm)
-        with clock.measure("load"):
-            predictor, locator, twin = self.networks.wait()
+        predictor, locator, twin = self.networks.get(clock)
         label_map, steps, restoration = segment(
             scan.hand_over(), predictor, plan, self._options, clock, self._progress, locator, twin,
             lambda: self._read_ahead(case, record, fit),

@@ -21,15 +21,22 @@ _PEAKS = {"float32": 1.0, "float16": 10.0}  # v2 multiplies its half-precision m
 
 
 class Predictor(Protocol):
-    """A network that is ready to run on one device.
+    """A network that is ready to run on one device."""
 
-    Attributes:
-        backend, device, precision: what really runs, for the report.
-    """
+    @property
+    def backend(self) -> str:
+        """What really runs it, for the report."""
+        ...
 
-    backend: str
-    device: str
-    precision: str
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What it calculates in."""
+        ...
 
     def predict(self, tile: Float32Array) -> Float32Array:
         """float32 (classes, z, y, x) logits of a float32 (z, y, x) tile of the plan's patch size.

@@ -6,19 +6,21 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from app import loading, reading, runs
+from app import loading, pipeline, reading, runs
 from app.cases import Case
+from app.errors import DeviceError
 from app.machine_limits import MemoryLimit
 from app.memory_need import NetworkMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, parse_plan
 from app.progress import SilentProgress
 from app.reading import Reader, Scan
-from app.report import RunRecord
+from app.report import RunRecord, StageClock
 from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array, Geometry, Volume
@@ -229,8 +231,77 @@ def test_a_twin_that_is_let_go_is_waited_for(plan: Plan) -> None:
     assert began.wait(10)
     networks.drop_twin()
     assert ended.is_set()
-    assert networks.wait()[2] is None
+    assert networks.get(StageClock())[2] is None
     networks.close()
+
+
+def test_the_network_is_waited_for_with_its_first_window(
+    plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It arrives only once the scan is resampled; the time until then is the stage ``load``, entered once."""
+    resampled = threading.Event()
+    usual = pipeline.preprocess  # type: ignore[attr-defined]
+
+    def preprocess(*arguments: Any) -> Any:
+        found = usual(*arguments)
+        resampled.set()
+        return found
+
+    def load() -> tuple[Predictor, tuple[str, ...]]:
+        assert resampled.wait(10), "the scan was not resampled while the network was loaded"
+        time.sleep(0.05)
+        return Oracle(traced.predict), ()
+
+    monkeypatch.setattr(pipeline, "preprocess", preprocess)
+    record = segmented(cases_in(tmp_path, "a"), NetworkSources(NetworkSource(plan, load)))
+    (case,) = record.cases
+    assert case.status == "segmented"
+    assert case.seconds["load"] > 0.04
+    assert [span.stage for span in case.spans].count("load") == 1
+    stages = list(dict.fromkeys(span.stage for span in case.spans))
+    assert stages.index("preprocess") < stages.index("load")
+
+
+def test_the_locator_is_loaded_first(plan: Plan, tmp_path: Path, traced: Traced) -> None:
+    """It is needed first: the segmenter comes only once the locator has run."""
+    order: list[str] = []
+    located = threading.Event()
+
+    def find(tile: Float32Array) -> Float32Array:
+        located.set()
+        return air(tile)
+
+    def load_locator() -> tuple[Predictor, tuple[str, ...]]:
+        order.append("locator")
+        return Oracle(find), ("the same reason",)
+
+    def load() -> tuple[Predictor, tuple[str, ...]]:
+        assert located.wait(10), "the locator did not run while the segmenter was loaded"
+        order.append("segmenter")
+        return Oracle(traced.predict), ("the same reason",)
+
+    sources = NetworkSources(NetworkSource(plan, load), NetworkSource(plan, load_locator))
+    record = segmented(cases_in(tmp_path, "a"), sources, replace(OPTIONS, crop="organs"))
+    assert (order, record.count("segmented")) == (["locator", "segmenter"], 1)
+    assert record.warnings == ["the same reason"]
+    assert record.network_load_span is not None
+    assert record.network_load_s is not None
+    lasted = record.network_load_span.end_unix_s - record.network_load_span.start_unix_s
+    assert lasted == pytest.approx(record.network_load_s, abs=0.05)
+
+
+@pytest.mark.parametrize("which", ["segmenter", "locator"])
+def test_a_network_that_cannot_be_loaded_ends_the_run(plan: Plan, tmp_path: Path, traced: Traced, which: str) -> None:
+    def fail() -> tuple[Predictor, tuple[str, ...]]:
+        raise DeviceError("no such device")
+
+    bad, good = NetworkSource(plan, fail), NetworkSource(plan, lambda: (Oracle(air), ()))
+    sources = NetworkSources(bad) if which == "segmenter" else NetworkSources(good, bad)
+    record = RunRecord(options={})
+    with pytest.raises(DeviceError, match="no such device"):
+        runs.run(cases_in(tmp_path, "ab"), sources, replace(OPTIONS, crop="organs" if sources.locator else "none"),
+                 SilentProgress(), record)  # fmt: skip
+    assert [(case.status, case.error) for case in record.cases] == [("failed", "no such device"), ("not_begun", None)]
 
 
 def test_the_sources_add_up(plan: Plan) -> None:
