@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import EXPECTED_MEAN_DSC, mean_dsc
 from tests.real_docker import BASE_IMAGE
+from tools.bench.scans import prepare_scan
 from tools.hostile.memory_limits import container
 from tools.hostile.workshop import make_workshop
 from tools.submit.__main__ import main as submit
@@ -27,7 +28,7 @@ IMAGE = "3dcps:test"
 LARGEST_ADDITION_BYTES = 750_000_000
 # What livers, spleens and kidneys of adults measure, enlarged and partly seen ones among them.
 PLAUSIBLE_ML = {1: (800, 2500), 2: (80, 400), 3: (80, 600), 13: (80, 400)}
-IMPORTS = "import app.__main__, app.pipeline, app.backends.openvino_cpu as backend; backend._import_core()"
+IMPORTS = "import app.__main__, app.runs, app.backends.openvino_cpu as backend; backend._import_core()"
 INSPECTION = """
 import importlib.metadata, json, pathlib, sys
 print(json.dumps({
@@ -72,9 +73,12 @@ def test_image_holds_what_it_runs_and_nothing_else(image: str) -> None:
     found = json.loads(run.stdout)
     packages = {name.lower().replace("_", "-") for name in found["packages"]}
     assert packages == set(re.findall(r"^([a-z0-9-]+)==", requirements, flags=re.MULTILINE))
-    bundle = ["plan.json", "network.onnx", "SHA256SUMS", "MODEL_CARD.md"]
+    left_out = ("network.safetensors", "network-fp16.onnx")
+    bundle = [path for path in (REPOSITORY / "weights" / "default").rglob("*") if path.is_file()]
+    kept = {path.relative_to(REPOSITORY).as_posix() for path in bundle if path.name not in left_out}
     others = {path for path in found["files"] if not path.startswith("app/")}
-    assert others == {"predict.sh", *(f"weights/default/{name}" for name in bundle)}
+    assert others == {"predict.sh", *kept}
+    assert {"weights/default/plan.json", "weights/default/network.onnx"} <= others
 
 
 def test_no_start_compiles_python(image: str) -> None:
@@ -102,6 +106,23 @@ def test_flares_command_on_a_real_scan(image: str, case: str, shared_data: Path,
     for label, (least, most) in PLAUSIBLE_ML.items():
         assert least < np.count_nonzero(label_map == label) * voxel_ml < most, f"label {label}"
     assert _hashes(outputs) == _hashes(_predict_on_host(inputs, tmp_path / "host"))
+
+
+@pytest.mark.parametrize(("name", "memory"), [("ct_007_slices_621", "2g"), ("ct_007_tiled_1200", "4g")])
+def test_long_scans_in_little_memory(image: str, shared_data: Path, tmp_path: Path, name: str, memory: str) -> None:
+    """As planned, without swap: nothing is coarser, and the kernel has nobody to kill."""
+    inputs, outputs = _folders(tmp_path)
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    scan = prepare_scan(name, shared_data / "images", tmp_path / "made")
+    shutil.copy(scan, inputs)
+    limits = ["--network", "none", "-m", memory, "--memory-swap", memory, "-v", f"{reports}:/reports"]
+    run = _run_flare(image, inputs, outputs, limits, "sh predict.sh --report /reports/report.json")
+    assert run.returncode == 0, run.stderr
+    (case,) = json.loads((reports / "report.json").read_text())["cases"]
+    assert case["memory"]["strategy"] == "as planned"
+    assert "memory.limit_in_bytes" in case["memory"]["limit_source"] or "memory.max" in case["memory"]["limit_source"]
+    assert nib.load(outputs / f"{name}.nii.gz").shape == nib.load(scan).shape
 
 
 @pytest.mark.parametrize("user", [0, 1000, 2_000_000_000])
