@@ -81,7 +81,7 @@ class Networks:
             twin.exception()
 
     def get(self, clock: StageClock) -> tuple[Predictor, Locator | None, Predictor | None]:
-        """(segmenter, locator, twin); ``begin`` comes first. The twin is there already, the others are awaited.
+        """(segmenter, locator, twin); ``begin`` comes first. With a twin all are loaded, else they are awaited.
 
         Raises:
             AppError: the twin cannot be loaded.
@@ -107,8 +107,8 @@ class Networks:
         self._segmenter = None
 
     def close(self) -> None:
-        """Waits for the background thread, unless it was abandoned."""
-        self._pool.shutdown(wait=self._segmenter is not None)
+        """Waits for the network that is being loaded, unless it was abandoned; what has not begun will not."""
+        self._pool.shutdown(wait=self._segmenter is not None, cancel_futures=True)
 
     def _load(self, source: NetworkSource) -> Predictor:
         with self._clock.measure("load network"):
@@ -116,6 +116,8 @@ class Networks:
                 predictor, warnings = source.load()
             except MemoryError as error:
                 raise DeviceError("not enough memory to load the network; give the process more") from error
+            except RuntimeError as error:  # of a runtime, which is not to be taken for one of a window
+                raise DeviceError(f"the network cannot be loaded ({error}); choose another --backend") from error
         self._warn(warnings)
         return predictor
 

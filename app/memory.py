@@ -6,7 +6,8 @@ from pathlib import Path
 
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, resident_bytes
-from app.memory_need import Need, ProcessMemory, ScanHeader, planned_grid, predict_need
+from app.memory_need import planned_grid, predict_need
+from app.memory_terms import Need, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, SpacingKind
 from app.sources import NetworkSources
@@ -59,10 +60,10 @@ class Fit:
             need.peak_bytes / _MIB, need.largest_stage, limit.limit_bytes / _MIB, limit.source, self.strategy
         )
 
-    def with_read_ahead(self, scan: ScanHeader) -> "Fit | None":
-        """The same while the next scan is read; None if that does not fit."""
+    def with_read_ahead(self, scan: ScanHeader, limit: MemoryLimit) -> "Fit | None":
+        """The same while the next scan is read; None if that does not fit into what is allowed now."""
         need = self.need.with_read_ahead(scan)
-        return replace(self, need=need) if need.peak_bytes <= self.limit.limit_bytes else None
+        return replace(self, need=need, limit=limit) if need.peak_bytes <= limit.limit_bytes else None
 
 
 def fit_case(
@@ -132,6 +133,10 @@ class Fitter:
         if need.peak_bytes > limit.limit_bytes or longest > _LONGEST_AXIS:
             return None
         return Fit(self._plan, need, limit, _describe(1.0, False))
+
+    def fit_with_read_ahead(self, fit: Fit, scan: ScanHeader) -> Fit | None:
+        """See ``Fit.with_read_ahead``; for a case whose scan is resampled, so that its voxels are let go."""
+        return fit.with_read_ahead(scan, memory_limit(self._options.max_memory_bytes, resident_bytes()))
 
     def _process(self, ahead_bytes: int, with_twin: bool) -> tuple[ProcessMemory, MemoryLimit]:
         held_bytes = resident_bytes()

@@ -4,10 +4,10 @@ Each term is bytes of an array that the code of that stage holds, so a change th
 ``python -m tools.memory_check`` compares the sum with what runs really take.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, prod
 
+from app.memory_terms import CHUNKS_BYTES, Need, ProcessMemory, ScanHeader
 from app.options import Options
 from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Crop, Plan, SpacingKind
@@ -19,103 +19,10 @@ from app.volume import Geometry, Shape
 
 _FLOAT = 4
 _SUM_BYTES = {"float32": 4, "float16": 2}
-_CHUNKS_BYTES = 12 * 2**20  # a chunk of the file, its copy and the decompressor's window
-_SMALL_BYTES = 30 * 2**20  # nibabel, isal, the heaps of the loader's and BLAS's threads: 39 MiB measured, some counted
 _COMPONENTS_BYTES = 15  # a voxel of an organ's box: mask, int32 components, their int64 copy, selections
 _BODY_BYTES = 8  # a voxel: two masks, int32 parts, the mask of the largest and its copy
 _OPEN_SHARE = 0.1  # voxels of a plane that lie on organ borders: 2 to 8 % on the ten scans
-_AFTER_PREPROCESSING = ("network", "restore", "postprocess", "write")
 _ROWS_AT_ONCE = 5  # arrays (voxels, classes) that interpolate them
-
-
-@dataclass(frozen=True)
-class ScanHeader:
-    """What the header of a scan says about its size.
-
-    Attributes:
-        geometry: of the stored grid.
-        voxel_bytes: of the array that reading makes.
-        reading_bytes: a voxel while it is read: twice as much where a library reads into memory of its own.
-    """
-
-    geometry: Geometry
-    voxel_bytes: int
-    reading_bytes: int
-
-
-@dataclass(frozen=True)
-class NetworkMemory:
-    """What a network adds to the process.
-
-    Attributes:
-        libraries_bytes: its backend's, which all networks of a run share.
-        weights_bytes: its file, and the copies that the backend makes.
-        running_bytes: its layers' results, which a backend takes with the first window and keeps.
-    """
-
-    libraries_bytes: int = 0
-    weights_bytes: int = 0
-    running_bytes: int = 0
-
-    def __add__(self, other: "NetworkMemory") -> "NetworkMemory":
-        """Of both in one process."""
-        return NetworkMemory(
-            max(self.libraries_bytes, other.libraries_bytes),
-            self.weights_bytes + other.weights_bytes,
-            self.running_bytes + other.running_bytes,
-        )
-
-
-@dataclass(frozen=True)
-class ProcessMemory:
-    """What is resident apart from a case's own arrays.
-
-    Attributes:
-        loaded_bytes: Python, libraries, and the networks' weights.
-        running_bytes: the same, and what the networks take once they run.
-        locating_bytes: what the locator takes of that, which runs first.
-    """
-
-    loaded_bytes: int
-    running_bytes: int
-    locating_bytes: int = 0
-
-    @classmethod
-    def expected(
-        cls, start_bytes: int, held_bytes: int, networks: NetworkMemory, locator: NetworkMemory | None = None
-    ) -> "ProcessMemory":
-        """From what was held before the networks were loaded and what is held now, if that is more than expected."""
-        loaded = start_bytes + networks.libraries_bytes + networks.weights_bytes + _SMALL_BYTES
-        running = max(held_bytes, loaded + networks.running_bytes)
-        return cls(max(held_bytes, loaded), running, locator.running_bytes if locator else 0)
-
-
-@dataclass(frozen=True)
-class Need:
-    """Peak memory of a case.
-
-    Attributes:
-        bytes_by_stage: read, locate, preprocess, network, restore, postprocess, write.
-    """
-
-    bytes_by_stage: dict[str, int]
-
-    def with_read_ahead(self, scan: ScanHeader) -> "Need":
-        """The need if the next scan is read while the network runs and kept from then on."""
-        ahead = prod(scan.geometry.shape_zyx) * scan.reading_bytes + _CHUNKS_BYTES
-        return Need(
-            {stage: size + ahead * (stage in _AFTER_PREPROCESSING) for stage, size in self.bytes_by_stage.items()}
-        )
-
-    @property
-    def largest_stage(self) -> str:
-        """The stage that decides."""
-        return max(self.bytes_by_stage, key=lambda stage: self.bytes_by_stage[stage])
-
-    @property
-    def peak_bytes(self) -> int:
-        """What that stage takes."""
-        return max(self.bytes_by_stage.values())
 
 
 def predict_need(
@@ -131,30 +38,23 @@ def predict_need(
     A twin runs after the network, on the same image: until then that is kept, and from then on the label map.
     A crop is not counted on: what it leaves is not known yet. What the search for it takes is counted.
     """
-    mode, mirror = options.mode, options.mirror
     oriented, grid = planned_grid(scan.geometry, plan, options.spacing)
     scan_voxels, grid_voxels = prod(oriented), prod(grid.shape_zyx)
     stored = scan_voxels * scan.voxel_bytes
-    last_slab = plan.classes * _live_voxels(grid.shape_zyx, plan) * _FLOAT  # what restoration still holds of it
     image = _FLOAT * grid_voxels
     labels = scan_voxels  # uint8
     cropped = labels if plan.crop_to_nonzero else 0  # once in the box, once in the scan
     cleaned = _COMPONENTS_BYTES * labels if _cleans_up(plan) else 0
-    if mode == "fastest":
-        network_labels = grid_voxels
-        restore = last_slab + _nearest_neighbour_bytes(grid.shape_zyx, oriented)
-    else:
-        network_labels = labels + _interpolation_bytes(grid.shape_zyx, oriented, plan)
-        restore = labels + last_slab
-    network = image + network_labels + _sliding_window_bytes(grid.shape_zyx, plan, mirror)
+    network, restore = _network_and_restore_bytes(oriented, grid.shape_zyx, plan, options)
     network += labels if twin else 0
     kept = max(image, labels) if twin else 0
+    search = _search_bytes(scan.geometry, options.crop, locator)
     return Need(
         {
-            "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + _CHUNKS_BYTES,
-            "locate": process.loaded_bytes + stored + _search_bytes(scan.geometry, options.crop, locator, process),
-            "preprocess": process.loaded_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
-            "network": process.running_bytes + network,
+            "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + CHUNKS_BYTES,
+            "locate": process.located_bytes + stored + search,
+            "preprocess": process.located_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
+            "network": process.running_bytes + image + network,
             "restore": process.running_bytes + restore + kept,
             "postprocess": process.running_bytes + labels + cropped + cleaned + kept,
             "write": process.running_bytes + labels,  # plane by plane
@@ -172,7 +72,17 @@ def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[
     )
 
 
-def _search_bytes(geometry: Geometry, crop: Crop, locator: Plan | None, process: ProcessMemory) -> int:
+def _network_and_restore_bytes(oriented: Shape, grid_zyx: Shape, plan: Plan, options: Options) -> tuple[int, int]:
+    """(what the windows and the growing label map take, what restoration takes after the last window)."""
+    labels = prod(oriented)
+    last_slab = plan.classes * _live_voxels(grid_zyx, plan) * _FLOAT  # what restoration still holds of it
+    windows = _sliding_window_bytes(grid_zyx, plan, options.mirror)
+    if options.mode == "fastest":
+        return prod(grid_zyx) + windows, last_slab + _nearest_neighbour_bytes(grid_zyx, oriented)
+    return labels + _interpolation_bytes(grid_zyx, oriented, plan) + windows, labels + last_slab
+
+
+def _search_bytes(geometry: Geometry, crop: Crop, locator: Plan | None) -> int:
     """What the search for the part to be segmented holds besides the scan."""
     if crop == "body":
         return _body_bytes(geometry)
@@ -181,8 +91,8 @@ def _search_bytes(geometry: Geometry, crop: Crop, locator: Plan | None, process:
     oriented, grid = planned_grid(geometry, locator, "resample")
     voxels = prod(grid.shape_zyx)
     found = voxels * (1 + _COMPONENTS_BYTES)
-    window = process.locating_bytes + found + _sliding_window_bytes(grid.shape_zyx, locator, mirror=False)
-    return _FLOAT * voxels + max(_resampling_bytes(oriented, grid.shape_zyx), window)
+    windows = found + _sliding_window_bytes(grid.shape_zyx, locator, mirror=False)
+    return _FLOAT * voxels + max(_resampling_bytes(oriented, grid.shape_zyx), windows)
 
 
 def _body_bytes(geometry: Geometry) -> int:

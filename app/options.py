@@ -17,6 +17,7 @@ class Options:
         crop: the part of a scan that is segmented.
         skip_existing: leave cases alone whose label map is there.
         max_memory_bytes: that this process may hold, if control groups and the machine allow it.
+        read_ahead: the next scan is read while the network works on this one.
     """
 
     mode: Mode
@@ -25,3 +26,4 @@ class Options:
     crop: Crop = "none"
     skip_existing: bool = False
     max_memory_bytes: int = parse_bytes(DEFAULT_MAX_MEMORY)
+    read_ahead: bool = True

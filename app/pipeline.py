@@ -35,14 +35,8 @@ def segment(
     ``on_preprocessed`` is called when the voxels are used up.
     """
     clock = clock or StageClock()
-    region = None
-    if options.crop != "none":
-        with clock.measure("locate"):
-            region = find_region(volume, plan, options.crop, options.spacing, locator)
-    with clock.measure("preprocess"):
-        image, record = preprocess(volume, plan, options.spacing, region)
+    image, record = _prepare(volume, plan, options, clock, locator)
     del volume
-    clock.log("preprocess", record.grid.shape_zyx, record.grid.target_zyx_mm)
     on_preprocessed()
     networks = [predictor] if twin is None else [predictor, twin]
     if progress:
@@ -59,6 +53,20 @@ def segment(
         restoration = replace(restoration, agreement=agreement)
         clock.log("twin", record.grid.shape_zyx, record.grid.target_zyx_mm)
     return record.axis_map.undo(label_map), record, restoration
+
+
+def _prepare(
+    volume: Volume, plan: Plan, options: Options, clock: StageClock, locator: Locator | None
+) -> tuple[Float32Array, Record]:
+    """The network's image of the part of the scan that is segmented."""
+    region = None
+    if options.crop != "none":
+        with clock.measure("locate"):
+            region = find_region(volume, plan, options.crop, options.spacing, locator)
+    with clock.measure("preprocess"):
+        image, record = preprocess(volume, plan, options.spacing, region)
+    clock.log("preprocess", record.grid.shape_zyx, record.grid.target_zyx_mm)
+    return image, record
 
 
 def _stream(

@@ -2,13 +2,28 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from app.cases import Case
 from app.errors import CaseError
+from app.memory_terms import ScanHeader
 from app.plausibility import Overview, look_at
 from app.volume import Volume
-from app.volume_io import content_state, read_volume, without_voxels
+from app.volume_io import NIFTI_SUFFIXES, content_state, read_header, read_volume, without_voxels
+
+
+@dataclass(frozen=True)
+class Description:
+    """A scan that was looked at and not yet read.
+
+    Attributes:
+        case: whose it is.
+        state: of its files, taken before anything was read of them.
+        header: None if it does not tell what the scan will take.
+    """
+
+    case: Case
+    state: tuple[tuple[str, int, int], ...]
+    header: ScanHeader | None
 
 
 @dataclass
@@ -16,10 +31,12 @@ class Scan:
     """What was read of a case.
 
     Attributes:
+        description: what it was read from.
         volume: the scan; without its voxels once they are handed over.
         overview: of it, for the plausibility of its label map.
     """
 
+    description: Description
     volume: Volume
     overview: Overview
 
@@ -29,6 +46,34 @@ class Scan:
         return volume
 
 
+def describe(case: Case) -> Description:
+    """What can be told of a scan before it is read.
+
+    Raises:
+        CaseError: it is not there, or its header shows that it is no scan.
+    """
+    state = content_state(case.input_path)
+    return Description(case, state, read_header(case.input_path))
+
+
+def read(description: Description) -> Scan:
+    """The scan that was described.
+
+    Raises:
+        CaseError: it cannot be read, or was written to since.
+    """
+    path = description.case.input_path
+    volume = read_volume(path)
+    if content_state(path) != description.state:
+        raise CaseError(f"{path}: changed while it was read; expected a scan that nobody writes. Give it again")
+    return Scan(description, volume, look_at(volume))
+
+
+def can_be_read_ahead(case: Case) -> bool:
+    """Whether this project's own code reads it: what foreign code does to this process must not hit another case."""
+    return case.input_path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
 class Reader:
     """Reads at most one scan ahead, in a thread of its own."""
 
@@ -36,51 +81,43 @@ class Reader:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
         self._ahead: tuple[Case, Future[Scan | None]] | None = None
 
-    def begin(self, case: Case) -> None:
-        """Starts to read a case ahead; the caller knows that there is memory for it."""
-        self._ahead = case, self._pool.submit(_read_if_possible, case.input_path)
-
-    def held_bytes(self, case: Case) -> int:
-        """Voxels of this case that are in memory, read ahead; waits for what is being read, drops any other case."""
-        if self._ahead is None:
-            return 0
-        ahead, future = self._ahead
-        scan = future.result()
-        if scan is None or ahead is not case:
-            self._ahead = None
-            return 0
-        return scan.volume.voxels.nbytes
-
-    def read(self, case: Case) -> Scan:
-        """The scan of a case; the reader keeps no reference to it.
+    def begin(self, description: Description) -> None:
+        """Starts to read a scan ahead; the caller knows that there is memory for it.
 
         Raises:
-            CaseError: it cannot be read, or was written to meanwhile.
+            RuntimeError: no thread can be started.
+        """
+        self._ahead = description.case, self._pool.submit(_read_if_possible, description)
+
+    def take(self, case: Case) -> Scan | None:
+        """The scan of a case if it was read ahead, which is waited for; no reference to it is kept.
+
+        None if it was not, if that failed, or if the file is another since: it is then to be read in its turn.
         """
         ahead, self._ahead = self._ahead, None
-        if ahead and ahead[0] is case:
-            scan = ahead[1].result()
-            if scan is not None:
-                return scan
-        return _read(case.input_path)
+        if ahead is None:
+            return None
+        scan = ahead[1].result()
+        if scan is None or ahead[0] is not case or content_state(case.input_path) != scan.description.state:
+            return None
+        return scan
+
+    def drop(self) -> bool:
+        """Lets go of what was read ahead, and waits for what is being read; whether there was something."""
+        ahead, self._ahead = self._ahead, None
+        if ahead and not ahead[1].cancel():
+            ahead[1].result()
+        return ahead is not None
 
     def close(self) -> None:
-        """Ends the thread without waiting for what it reads: nobody will ask for it."""
+        """Ends the thread; does not wait for a scan that is being read, but the interpreter's own end does."""
         self._ahead = None
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(path: Path) -> Scan:
-    before = content_state(path)
-    volume = read_volume(path)
-    if content_state(path) != before:
-        raise CaseError(f"{path}: changed while it was read; expected a scan that nobody writes. Give it again")
-    return Scan(volume, look_at(volume))
-
-
-def _read_if_possible(path: Path) -> Scan | None:
+def _read_if_possible(description: Description) -> Scan | None:
     """None where that fails: the case will be read again in its turn, with all the memory, and say why."""
     try:
-        return _read(path)
+        return read(description)
     except (CaseError, MemoryError):
         return None

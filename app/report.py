@@ -101,9 +101,11 @@ class CaseRecord:
         network_shape_zyx, network_spacing_zyx_mm: of the grid that the network saw.
         windows: tiles, not counting mirrored passes.
         shortcut_share: see ``Restoration``.
-        memory: how the case was made to fit; None if its header could not be read.
-        seconds: by stage: read, load (waiting for the network), preprocess, network, restore, postprocess, twin, write.
-        spans: when each stage ran; network and restore take turns, slab by slab.
+        memory: how the case was made to fit, with the next scan if that was read ahead; None if its header could not
+            be read.
+        seconds: by stage: read (waiting, if it was read ahead; and the header of the next scan), locate, preprocess,
+            load (waiting for a network), network, restore, postprocess, twin, write.
+        spans: when each stage ran; network and restore take turns, slab by slab. The next scan may be read beside them.
         volumes_ml: by organ; 0 is an organ that was not found.
         agreement: by organ, DSC between the label maps of both networks, null if neither found it; null without
             ``--uncertainty``, and where there was no memory for two.

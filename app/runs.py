@@ -12,16 +12,17 @@ from app.errors import AppError, CaseError
 from app.loading import Networks
 from app.machine_limits import return_freed_arrays
 from app.memory import Fit, Fitter
+from app.memory_terms import ScanHeader
 from app.options import Options
 from app.pipeline import segment
 from app.plausibility import examine, find_warnings
 from app.postprocessing import organ_volumes_ml
 from app.progress import Progress
-from app.reading import Reader
+from app.reading import Reader, can_be_read_ahead, describe, read
 from app.report import CaseRecord, RunRecord, StageClock
 from app.sliding_window import count_windows
 from app.sources import NetworkSources
-from app.volume_io import read_header, write_label_map
+from app.volume_io import write_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,14 @@ class _Runner:
                 record.status = "skipped"
                 logger.info("%s: skipped, %s is there", case.case_id, case.output_path)
                 return
-            self._segment_case(case, record, clock)
+            try:
+                self._segment_case(case, record, clock)
+            except MemoryError:
+                if not self.scans.drop():
+                    raise
+                logger.info("%s: not enough memory while the next scan was read; once more without", case.case_id)
+                record.warnings.clear()
+                self._segment_case(case, record, clock, read_ahead=False)
             record.status = "segmented"
         except CaseError as error:
             self._fail(case, record, str(error))
@@ -100,11 +108,13 @@ class _Runner:
             record.error = "interrupted"
             raise
 
-    def _segment_case(self, case: Case, record: CaseRecord, clock: StageClock) -> None:
+    def _segment_case(self, case: Case, record: CaseRecord, clock: StageClock, read_ahead: bool = True) -> None:
         self.networks.begin()
         with clock.measure("read"):
-            fit = self._fit(case, record)
-            scan = self.scans.read(case)
+            scan = self.scans.take(case)
+            description = scan.description if scan else describe(case)
+            fit = self._fit(case, record, description.header, scan.volume.voxels.nbytes if scan else 0)
+            scan = scan or read(description)
         plan = fit.plan if fit else self._sources.segmenter.plan
         geometry = scan.volume.geometry
         record.shape_zyx, record.spacing_zyx_mm = geometry.shape_zyx, geometry.spacing_zyx_mm
@@ -114,7 +124,7 @@ class _Runner:
         predictor, locator, twin = self.networks.get(clock)
         label_map, steps, restoration = segment(
             scan.hand_over(), predictor, plan, self._options, clock, self._progress, locator, twin,
-            lambda: self._read_ahead(case, record, fit),
+            lambda: self._read_ahead(case, record, fit, clock) if read_ahead else None,
         )  # fmt: skip
         grid = steps.grid
         record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
@@ -131,13 +141,12 @@ class _Runner:
             write_label_map(case.output_path, label_map, scan.volume)
         clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)
 
-    def _fit(self, case: Case, record: CaseRecord) -> Fit | None:
+    def _fit(self, case: Case, record: CaseRecord, header: ScanHeader | None, ahead_bytes: int) -> Fit | None:
         """How the case fits into memory; None if its header does not tell; CaseError if it does not fit at all.
 
         The twin is loaded if it fits too, and let go if not.
         """
-        ahead_bytes = self.scans.held_bytes(case)
-        header, fit = read_header(case.input_path), None
+        fit = None
         if self._sources.twin and header:
             fit = self._fitter.fit_with_twin(header, ahead_bytes)
         if self._sources.twin and header and not fit:
@@ -153,19 +162,23 @@ class _Runner:
             self._warn(case, record, fit.warning)
         return fit
 
-    def _read_ahead(self, case: Case, record: CaseRecord, fit: Fit | None) -> None:
+    def _read_ahead(self, case: Case, record: CaseRecord, fit: Fit | None, clock: StageClock) -> None:
         """Begins to read the case that follows, if its header says that there is memory for both."""
         follower = self._followers.get(case)
-        if follower is None or follower.refusal or self._is_done(follower) or fit is None:
+        if not (self._options.read_ahead and fit and follower) or follower.refusal or self._is_done(follower):
+            return
+        if not can_be_read_ahead(follower):
             return
         try:
-            header = read_header(follower.input_path)
-        except CaseError:  # it will be said in its turn
-            return
-        together = fit.with_read_ahead(header) if header else None
-        if together:
-            record.memory = together.record
-            self.scans.begin(follower)
+            with clock.measure("read"):
+                description = describe(follower)
+            header = description.header
+            together = self._fitter.fit_with_read_ahead(fit, header) if header else None
+            if together:
+                self.scans.begin(description)
+                record.memory = together.record
+        except (CaseError, MemoryError, RuntimeError) as error:  # no thread, say; it is read in its turn
+            logger.debug("%s: is not read ahead (%s)", follower.case_id, error)
 
     def _is_done(self, case: Case) -> bool:
         return self._options.skip_existing and case.has_label_map

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.memory_need import NetworkMemory
+from app.memory_terms import NetworkMemory
 from app.plan import Plan
 from app.sliding_window import Predictor
 

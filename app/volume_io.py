@@ -12,7 +12,7 @@ from isal import igzip
 
 from app.atomic_files import atomic_file
 from app.errors import CaseError
-from app.memory_need import ScanHeader
+from app.memory_terms import ScanHeader
 from app.nifti import label_header, read_nifti, read_nifti_header, write_nifti
 from app.simpleitk_formats import read_dicom, read_with_simpleitk
 from app.simpleitk_headers import read_header_with_simpleitk

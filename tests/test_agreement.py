@@ -15,7 +15,8 @@ from app.backends import network_source
 from app.bundle import load_bundle, write_hashes
 from app.errors import BundleError
 from app.memory import Fitter
-from app.memory_need import ProcessMemory, ScanHeader, predict_need
+from app.memory_need import predict_need
+from app.memory_terms import ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import parse_plan
 from app.sources import NetworkSource, NetworkSources
@@ -184,7 +185,7 @@ def header() -> ScanHeader:
 
 def test_a_twin_keeps_the_image_and_then_the_first_label_map() -> None:
     """24e6 voxels at the plan's spacing: the image is 96e6 bytes, a label map 24e6."""
-    plan, process = parse_plan(json.dumps(tiny_plan()), "plan.json"), ProcessMemory(1000, 3000)
+    plan, process = parse_plan(json.dumps(tiny_plan()), "plan.json"), ProcessMemory(1000, 1000, 3000)
     one, two = (predict_need(header(), plan, Options("fastest", "off"), process, twin=twin) for twin in (False, True))
     more = {stage: two.bytes_by_stage[stage] - size for stage, size in one.bytes_by_stage.items()}
     assert more == {
@@ -209,7 +210,7 @@ def test_what_fits_alone_but_not_with_a_twin_is_segmented_alone(
 ) -> None:
     """This process is taken to hold nothing, so that the need does not depend on the tests before."""
     monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
-    monkeypatch.setattr("app.memory_need._CHUNKS_BYTES", 0)
+    monkeypatch.setattr("app.memory_need.CHUNKS_BYTES", 0)
     code, plain, alone = run_case(bundle, tmp_path)
     need_mib = alone["cases"][0]["memory"]["need_mib"]
     _, _, together = run_case(bundle, tmp_path, "--uncertainty")

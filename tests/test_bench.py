@@ -170,7 +170,9 @@ def test_the_worst_organ_of_all_runs_in_bf16_counts() -> None:
     start = "default bundle: 1 - DSC of bf16 against fp32"
     assert _verdict({}, start) == (None, "not measured")
     first, second = (Row(scan, "default", "app", scan, "bf16", "fastest") for scan in ("ct_001", "ct_006"))
-    records = {first.name: _app_record(first, [10], worst_against_fp32={"organ": "liver", "dsc": 0.9952})}
+    whole = [replace(row, precision="fp32") for row in (first, second)]
+    records = {row.name: _app_record(row, [10]) for row in whole}
+    records[first.name] = _app_record(first, [10], worst_against_fp32={"organ": "liver", "dsc": 0.9952})
     value, verdict = _verdict(records, start)
     assert value == pytest.approx(0.0048)
     assert verdict == "met"
@@ -178,6 +180,10 @@ def test_the_worst_organ_of_all_runs_in_bf16_counts() -> None:
     value, verdict = _verdict(records, start)
     assert value == pytest.approx(0.006)
     assert verdict == "not met"
+    del records[whole[1].name]  # heavy, say: then the second has nothing to be compared with
+    assert _verdict(records, start)[1] == "met"
+    records[first.name]["runs"][0]["worst_against_fp32"] = None
+    assert _verdict(records, start) == (None, "not measured")
 
 
 def test_bf16_is_compared_with_the_same_row_in_fp32(tmp_path: Path, tiny_bundle: Path) -> None:

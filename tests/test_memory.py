@@ -15,7 +15,8 @@ from app.bundle import load_bundle
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, parse_bytes, processor_limit
 from app.memory import Fit, fit_case
-from app.memory_need import NetworkMemory, ProcessMemory, ScanHeader, predict_need
+from app.memory_need import predict_need
+from app.memory_terms import NetworkMemory, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, parse_plan
 from app.volume import Geometry, Shape, Vector
@@ -267,7 +268,7 @@ def test_a_case_worked_by_hand() -> None:
     read: 48e6 and 12 MiB. network: image 96e6; sums and weights of 200 x 300 x 16 voxels 5 x 3.84e6; labels 24e6;
     scratch and two tiles 4096 x 4 x 6; arg max of a slab 0.96e6 x 6. restore: last slab 4 x 3.84e6, two label maps.
     """
-    process = ProcessMemory(loaded_bytes=1000, running_bytes=3000)
+    process = ProcessMemory(loaded_bytes=1000, located_bytes=1000, running_bytes=3000)
     need = predict_need(header_of((200, 300, 400)), small_plan(), Options("fastest", "off"), process).bytes_by_stage
     assert need["read"] == 1000 + 48_000_000 + 12 * MIB
     assert need["network"] == 3000 + 96_000_000 + 19_200_000 + 24_000_000 + 98_304 + 5_760_000
@@ -278,7 +279,7 @@ def test_a_case_worked_by_hand() -> None:
 
 def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:
     """5 x 0.8 x 0.8 mm: every slice and every fifth row and column, 100 x 40 x 60 of 100 x 200 x 300 voxels."""
-    scan, process = header_of((100, 200, 300), (5.0, 0.8, 0.8)), ProcessMemory(1000, 3000)
+    scan, process = header_of((100, 200, 300), (5.0, 0.8, 0.8)), ProcessMemory(1000, 1000, 3000)
     for crop, searched in (("none", 0), ("body", 8 * 240_000)):
         need = predict_need(scan, small_plan(), Options("fastest", "off", crop=crop), process)  # type: ignore[arg-type]
         assert need.bytes_by_stage["locate"] == 1000 + 12_000_000 + searched
@@ -287,18 +288,33 @@ def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:
 def test_a_locator_is_counted_while_it_runs() -> None:
     """100 x 200 x 300 voxels of 4 x 2 x 2 mm are 100 x 100 x 150 for a locator at 4 mm: 1.5e6 voxels.
 
-    Its image 6e6 bytes, what it finds and the parts of that 16 x 1.5e6; x streams: sums and weights of 5 x 16 x 1e4
-    floats, the arg max 6 x 1.6e5, the tiles 4096 x 4 x 6; and what its layers take, 70e6: more than resampling.
+    Its image 6e6 bytes, and resampling. At 4 x 2 x 2 mm what it finds and the parts of that, 16 x 6e6, are more than
+    resampling; x streams: sums and weights of 5 x 16 x 2e4 floats, the arg max 6 x 3.2e5, the tiles 4096 x 4 x 6.
     """
     locator = small_plan(spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 4, 4]})
-    process = ProcessMemory.expected(0, 1000, NetworkMemory(), NetworkMemory(running_bytes=70_000_000))
+    runs = NetworkMemory(running_bytes=70_000_000)
+    process = ProcessMemory.expected(0, 1000, runs, runs)
     scan = header_of((100, 200, 300), (4.0, 2.0, 2.0))
     options = Options("fastest", "off", crop="organs")
     need = predict_need(scan, small_plan(), options, process, locator).bytes_by_stage["locate"]
-    searched = 6_000_000 + 24_000_000 + 3_200_000 + 960_000 + 98_304 + 70_000_000
-    assert need == process.loaded_bytes + 12_000_000 + searched
+    resampled = 24_000_000 + 12_000_000 + 2 * 6_000_000 + 8 * 300 * 450  # the slab, shrunk in x, in y; a matrix
+    assert process.located_bytes == process.loaded_bytes + 70_000_000
+    assert need == process.located_bytes + 12_000_000 + 6_000_000 + resampled
     without = predict_need(scan, small_plan(), replace(options, crop="none"), process, locator)
-    assert without.bytes_by_stage["locate"] == process.loaded_bytes + 12_000_000
+    assert without.bytes_by_stage["locate"] == process.located_bytes + 12_000_000
+    finer = small_plan(spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 2, 2]})  # 6e6 voxels, resampling less
+    need = predict_need(scan, small_plan(), options, process, finer).bytes_by_stage["locate"]
+    windows = 16 * 6_000_000 + 5 * 16 * 20_000 * 4 + 6 * 16 * 20_000 + 98_304
+    assert need == process.located_bytes + 12_000_000 + 24_000_000 + windows
+
+
+def test_what_a_process_holds_already_is_not_counted_twice() -> None:
+    """The second case of a run: all networks ran, and 500 MiB are held."""
+    networks, locator = NetworkMemory(80 * MIB, 20 * MIB, 300 * MIB), NetworkMemory(80 * MIB, 2 * MIB, 70 * MIB)
+    cold = ProcessMemory.expected(50 * MIB, 60 * MIB, networks + locator, locator)
+    assert cold == ProcessMemory(182 * MIB, 252 * MIB, 552 * MIB)
+    warm = ProcessMemory.expected(50 * MIB, 500 * MIB, networks + locator, locator)
+    assert warm == ProcessMemory(500 * MIB, 500 * MIB, 552 * MIB)
 
 
 def test_networks_share_the_libraries_only() -> None:
@@ -310,20 +326,19 @@ def test_the_scan_that_is_read_ahead_is_counted_from_the_network_on() -> None:
     """10 x 20 x 30 int16 voxels and the buffers of reading: 12000 bytes and 12 MiB."""
     plan, ahead = small_plan(), 12_000 + 12 * MIB
     limit = MemoryLimit(10**9, "a test")
-    alone = fit_case(
-        Path("x.nii"), header_of((200, 300, 400)), plan, Options("fastest", "off"), ProcessMemory(0, 0), limit
-    )
-    together = alone.with_read_ahead(header_of((10, 20, 30)))
+    scan, process = header_of((200, 300, 400)), ProcessMemory(0, 0, 0)
+    alone = fit_case(Path("x.nii"), scan, plan, Options("fastest", "off"), process, limit)
+    together = alone.with_read_ahead(header_of((10, 20, 30)), limit)
     assert together is not None
     for stage, size in alone.need.bytes_by_stage.items():
         more = ahead if stage in ("network", "restore", "postprocess", "write") else 0
         assert together.need.bytes_by_stage[stage] == size + more
-    tight = replace(alone, limit=MemoryLimit(together.need.peak_bytes - 1, "a test"))
-    assert tight.with_read_ahead(header_of((10, 20, 30))) is None
+    now = MemoryLimit(together.need.peak_bytes - 1, "what is allowed by then")
+    assert alone.with_read_ahead(header_of((10, 20, 30)), now) is None
 
 
 def test_normal_holds_the_label_map_while_the_network_runs() -> None:
-    process = ProcessMemory(0, 0)
+    process = ProcessMemory(0, 0, 0)
     scan = header_of((200, 300, 400), (1.0, 1.0, 1.0))  # a network grid of 67 x 150 x 400
     both = (Options("fastest", "off"), Options("normal", "off"))
     fastest, normal = (predict_need(scan, small_plan(), options, process) for options in both)
@@ -355,7 +370,7 @@ def bounded_plan() -> Plan:
 
 def fit(plan: Plan, mib: float, shape: Shape = (200, 300, 320), spacing: str = "resample") -> Fit:
     limit = MemoryLimit(int(mib * MIB), "a test")
-    nothing = ProcessMemory(0, 0)
+    nothing = ProcessMemory(0, 0, 0)
     return fit_case(Path("x.nii.gz"), header_of(shape), plan, Options("fastest", spacing), nothing, limit)  # type: ignore[arg-type]
 
 
@@ -435,7 +450,7 @@ def test_a_coarser_grid_is_logged_and_reported(
     scan = write_scan(tmp_path / "scan.nii.gz", tissue((32, 48, 64)))
     command = ("--input", scan, "--output", tmp_path / "labels.nii.gz", "--bundle", bundle, "--backend", "openvino")
     monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
-    monkeypatch.setattr("app.memory_need._CHUNKS_BYTES", 0)
+    monkeypatch.setattr("app.memory_need.CHUNKS_BYTES", 0)
 
     def run(size_mib: float) -> tuple[int, dict[str, Any]]:
         size = int(size_mib * MIB)

@@ -13,13 +13,13 @@ import pytest
 
 from app import loading, pipeline, reading, runs
 from app.cases import Case
-from app.errors import DeviceError
+from app.errors import CaseError, DeviceError
 from app.machine_limits import MemoryLimit
-from app.memory_need import NetworkMemory, ScanHeader
+from app.memory_terms import NetworkMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, parse_plan
 from app.progress import SilentProgress
-from app.reading import Reader, Scan
+from app.reading import Description, Reader, can_be_read_ahead, describe
 from app.report import RunRecord, StageClock
 from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
@@ -84,7 +84,7 @@ class Traced:
 def traced(monkeypatch: pytest.MonkeyPatch) -> Traced:
     traced = Traced([], threading.Event(), {})
     monkeypatch.setattr(reading, "read_volume", traced.read)
-    monkeypatch.setattr(runs, "read_header", header)
+    monkeypatch.setattr(reading, "read_header", header)
     return traced
 
 
@@ -136,23 +136,30 @@ def test_each_scan_is_read_once_and_in_order(plan: Plan, tmp_path: Path, traced:
 def test_without_memory_for_two_nothing_is_read_ahead(
     plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the same two cases: read ahead with 1 GiB more than the first needs, not with one byte too few."""
+    """What two cases need together decides, to the byte; this process is taken to hold nothing."""
+    begun: list[str] = []
+    begin = Reader.begin
+
+    def watch(reader: Reader, found: Description) -> None:
+        begun.append(found.case.case_id)
+        begin(reader, found)
+
     monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
+    monkeypatch.setattr(Reader, "begin", watch)
     cases = cases_in(tmp_path, "ab")
     ample = segmented(cases, traced.sources(plan))
-    assert traced.events == ["read a", "network", "read b", "network"] or traced.events[1] == "read b"
-    alone, together = (case.memory for case in reversed(ample.cases))
+    together, alone = (case.memory for case in ample.cases)
     assert alone is not None
     assert together is not None
     assert together.need_mib > alone.need_mib
-    traced.events.clear()
-    traced.network_runs.clear()
-    traced.reads["b"] = lambda: None if traced.network_runs.is_set() else pytest.fail("read ahead")
-    limit = MemoryLimit(int(together.need_mib * 2**20) - 1, "a test")
-    monkeypatch.setattr("app.memory.memory_limit", lambda *_: limit)
-    tight = segmented(cases, traced.sources(plan))
-    assert traced.events == ["read a", "network", "read b", "network"]
-    assert [case.memory.need_mib for case in tight.cases if case.memory] == [alone.need_mib] * 2
+    assert begun == ["b"]
+    for less, expected in ((0, ["b", "b"]), (1, ["b", "b"])):
+        limit = MemoryLimit(round(together.need_mib * 2**20) - less, "a test")
+        monkeypatch.setattr("app.memory.memory_limit", lambda *_, limit=limit: limit)
+        found = segmented(cases, traced.sources(plan))
+        assert begun == expected
+        assert found.count("segmented") == 2
+    assert [case.memory.need_mib for case in found.cases if case.memory] == [alone.need_mib] * 2
 
 
 def test_what_cannot_be_read_ahead_is_read_again_in_its_turn(plan: Plan, tmp_path: Path, traced: Traced) -> None:
@@ -167,6 +174,34 @@ def test_what_cannot_be_read_ahead_is_read_again_in_its_turn(plan: Plan, tmp_pat
     assert traced.events.count("read b") == 2
 
 
+def test_a_case_that_finds_no_memory_is_tried_again_without_the_next_one(
+    plan: Plan, tmp_path: Path, traced: Traced
+) -> None:
+    def predict(tile: Float32Array) -> Float32Array:
+        traced.events.append("network")
+        if traced.events.count("network") == 1:
+            raise MemoryError
+        return air(tile)
+
+    sources = NetworkSources(NetworkSource(plan, lambda: (Oracle(predict), ())))
+    record = segmented(cases_in(tmp_path, "ab"), sources)
+    assert [case.status for case in record.cases] == ["segmented", "segmented"]
+    assert [event for event in traced.events if event != "network"] in (
+        ["read a", "read b", "read a", "read b"],
+        ["read a", "read a", "read b"],  # the thread had not begun when it was called off
+    )
+
+
+def test_no_thread_for_reading_ahead_costs_no_label_map(
+    plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Reader, "begin", begin)
+    assert segmented(cases_in(tmp_path, "ab"), traced.sources(plan)).count("segmented") == 2
+
+
 def test_skipped_and_refused_cases_are_not_read_ahead(plan: Plan, tmp_path: Path, traced: Traced) -> None:
     first, done, refused = cases_in(tmp_path, "abc")
     done.output_path.touch()
@@ -176,31 +211,65 @@ def test_skipped_and_refused_cases_are_not_read_ahead(plan: Plan, tmp_path: Path
     assert traced.events == ["read a", "network"]
 
 
-def test_no_reference_to_the_voxels_stays_behind(tmp_path: Path, traced: Traced) -> None:
-    """Whether a scan was read in its turn or ahead of it."""
+@pytest.mark.parametrize("name", ["b.mha", "b.nrrd", "series"])
+def test_what_foreign_code_reads_is_not_read_ahead(name: str) -> None:
+    assert not can_be_read_ahead(Case("b", Path(name), Path("out.nii.gz")))
+    assert can_be_read_ahead(Case("b", Path("B_0000.NII.GZ"), Path("out.nii.gz")))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_voxels_are_let_go_before_the_network_runs(
+    plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    """Of the first case and of the second, whether that was read ahead or not."""
+    voxels: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    def read_volume(path: Path) -> Volume:
+        volume = traced.read(path)
+        voxels.append(weakref.ref(volume.voxels))
+        return volume
+
+    def predict(tile: Float32Array) -> Float32Array:
+        alive.append(voxels[len(alive)]() is not None)
+        return air(tile)
+
+    monkeypatch.setattr(reading, "read_volume", read_volume)
+    sources = NetworkSources(NetworkSource(plan, lambda: (Oracle(predict), ())))
+    segmented(cases_in(tmp_path, "ab"), sources, replace(OPTIONS, read_ahead=ahead))
+    assert alive == [False, False]
+
+
+def test_a_scan_read_ahead_for_another_case_is_let_go(tmp_path: Path, traced: Traced) -> None:
     first, second = cases_in(tmp_path, "ab")
     reader = Reader()
-    reader.begin(second)
-    assert reader.held_bytes(second) == 10 * 11 * 12 * 2
-    for case in (second, first):
-        found = reader.read(case)
-        volume = found.hand_over()
-        voxels = weakref.ref(volume.voxels)
-        del volume
-        assert voxels() is None
-        assert found.volume.geometry.shape_zyx == SHAPE
-        assert found.volume.voxels.size == 0
+    reader.begin(describe(second))
+    assert reader.take(first) is None
+    assert reader.take(second) is None
+    assert traced.events == ["read b"]
+    assert not reader.drop()
+    reader.begin(describe(second))
+    assert reader.drop()
     reader.close()
 
 
-def test_a_scan_read_ahead_for_another_case_is_dropped(tmp_path: Path, traced: Traced) -> None:
-    first, second = cases_in(tmp_path, "ab")
+def test_a_file_that_was_replaced_since_is_read_again(plan: Plan, tmp_path: Path, traced: Traced) -> None:
+    """Its header and its voxels must be of one state: it is written to when it was read ahead."""
+    (second,) = cases_in(tmp_path, "b")
     reader = Reader()
-    reader.begin(second)
-    assert reader.held_bytes(first) == 0
-    assert isinstance(reader.read(first), Scan)
-    assert reader.read(second).volume.voxels.size > 0
-    assert traced.events == ["read b", "read a", "read b"]
+    reader.begin(describe(second))
+    assert reader.take(second) is not None
+    reader.begin(describe(second))
+    assert reader._ahead is not None
+    reader._ahead[1].result()
+    second.input_path.write_bytes(b"another")
+    assert reader.take(second) is None
+    reader.begin(describe(second))
+    assert reader._ahead is not None
+    reader._ahead[1].result()
+    second.input_path.unlink()
+    with pytest.raises(CaseError, match=r"b_0000\.nii\.gz: cannot be read"):
+        reader.take(second)
     reader.close()
 
 
@@ -249,14 +318,13 @@ def test_the_network_is_waited_for_with_its_first_window(
 
     def load() -> tuple[Predictor, tuple[str, ...]]:
         assert resampled.wait(10), "the scan was not resampled while the network was loaded"
-        time.sleep(0.05)
         return Oracle(traced.predict), ()
 
     monkeypatch.setattr(pipeline, "preprocess", preprocess)
     record = segmented(cases_in(tmp_path, "a"), NetworkSources(NetworkSource(plan, load)))
     (case,) = record.cases
     assert case.status == "segmented"
-    assert case.seconds["load"] > 0.04
+    assert case.seconds["load"] > 0
     assert [span.stage for span in case.spans].count("load") == 1
     stages = list(dict.fromkeys(span.stage for span in case.spans))
     assert stages.index("preprocess") < stages.index("load")
@@ -287,7 +355,17 @@ def test_the_locator_is_loaded_first(plan: Plan, tmp_path: Path, traced: Traced)
     assert record.network_load_span is not None
     assert record.network_load_s is not None
     lasted = record.network_load_span.end_unix_s - record.network_load_span.start_unix_s
-    assert lasted == pytest.approx(record.network_load_s, abs=0.05)
+    assert lasted >= record.network_load_s > 0
+
+
+def test_a_runtime_that_fails_while_loading_is_not_taken_for_a_failed_window(
+    plan: Plan, tmp_path: Path, traced: Traced
+) -> None:
+    def fail() -> tuple[Predictor, tuple[str, ...]]:
+        raise RuntimeError("no such instruction")
+
+    with pytest.raises(DeviceError, match=r"the network cannot be loaded \(no such instruction\)"):
+        segmented(cases_in(tmp_path, "ab"), NetworkSources(NetworkSource(plan, fail)))
 
 
 @pytest.mark.parametrize("which", ["segmenter", "locator"])

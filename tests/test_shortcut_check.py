@@ -36,7 +36,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_what_is_saved_changed_and_cut(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(files) == 0
-    record = json.loads((tmp_path / "check.json").read_text())
+    record = json.loads((tmp_path / "check" / "shortcuts.json").read_text())
     rows = {row["shortcut"]: row for row in record["rows"]}
     assert list(rows) == ["none", "air", "body", "organs"]
     assert rows["air"]["windows"] < rows["none"]["windows"]
@@ -50,7 +50,7 @@ def test_what_is_saved_changed_and_cut(files: list[str], tmp_path: Path, capsys:
     assert metal["dsc"] < 1
     assert rows["none"]["outside_ml"] == dict.fromkeys(TINY_LABELS, 0.0)
     assert rows["organs"]["outside_ml"] == {"first": 0.0, "second": 0.0, "third": pytest.approx(0.012)}
-    text = (tmp_path / "check.md").read_text()
+    text = (tmp_path / "check" / "shortcuts.md").read_text()
     assert text == markdown(record)
     assert f"| a | {rows['none']['windows']} | {rows['air']['windows']}, " in text
     assert text in capsys.readouterr().out
@@ -59,3 +59,17 @@ def test_what_is_saved_changed_and_cut(files: list[str], tmp_path: Path, capsys:
 def test_a_folder_without_scans_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--scans", str(tmp_path), "--out", str(tmp_path / "check")]) == 3
     assert f"{tmp_path}: no *_0000.nii.gz; expected scans" in capsys.readouterr().err
+
+
+def test_a_bad_scan_does_not_lose_the_others(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scans" / "b_0000.nii.gz").write_bytes(b"no scan")
+    write_scan(tmp_path / "scans" / "c_0000.nii.gz", tissue())
+    write_scan(tmp_path / "labels" / "c.nii.gz", tissue((10, 11, 13)))
+    assert main(files) == 1
+    errors = capsys.readouterr().err
+    assert "b_0000.nii.gz: " in errors
+    assert "c.nii.gz: " in errors
+    rows = json.loads((tmp_path / "check" / "shortcuts.json").read_text())["rows"]
+    assert {row["scan"] for row in rows} == {"a"}

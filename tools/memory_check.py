@@ -1,21 +1,23 @@
 """Predicted against measured peak memory of the app, one cold process per scan.
 
 ``--one-window`` runs the network on the first window only and gives its logits for all others: the memory is that of
-a whole run, the time is not.
+a whole run, the time is not. ``--together`` runs all scans in one process, each read ahead while the network works on
+the one before: the largest prediction against the peak. A bundle's locator runs, and is made to find organs everywhere,
+since predictions do not count on what a crop saves.
 """
 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.atomic_files import atomic_file
 from app.backends import network_source
 from app.bundle import Bundle, load_bundle
 from app.cases import single_case
@@ -27,6 +29,7 @@ from app.runs import run
 from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array
+from tools.bench.machine import machine_facts
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LARGEST_DEVIATION = 0.15
@@ -68,18 +71,37 @@ class FirstWindowOnly:
         return self._logits
 
 
-def _first_window_only(source: NetworkSource) -> tuple[Predictor, tuple[str, ...]]:
-    predictor, warnings = source.load()
-    return FirstWindowOnly(predictor), warnings
+class OrgansEverywhere:
+    """A locator's predictor that takes all that it sees for the first organ, after as much work as ever."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.backend, self.device, self.precision = predictor.backend, predictor.device, predictor.precision
+        self._predictor = predictor
+
+    def predict(self, tile: Float32Array) -> Float32Array:
+        """See ``Predictor.predict``."""
+        logits = self._predictor.predict(tile)
+        logits[...] = 0
+        logits[1] = 1
+        return logits
+
+
+def _wrapped(source: NetworkSource, wrap: Callable[[Predictor], Predictor]) -> NetworkSource:
+    def load() -> tuple[Predictor, tuple[str, ...]]:
+        predictor, warnings = source.load()
+        return wrap(predictor), warnings
+
+    return replace(source, load=load)
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 if every prediction is within 15 % of what was measured, else 1."""
     arguments = _parser().parse_args(argv)
     if arguments.measure:
-        print(json.dumps(asdict(_measure(arguments, arguments.scans[0]))))
+        print(json.dumps(asdict(_measure(arguments))))
         return 0
-    comparisons = [_measure_in_new_process(arguments, scan) for scan in arguments.scans]
+    groups = [arguments.scans] if arguments.together else [[scan] for scan in arguments.scans]
+    comparisons = [_measure_in_new_process(arguments, scans) for scans in groups]
     print("| scan | voxels (z, y, x) | network grid | predicted MiB | in stage | measured MiB | deviation |")
     print("|---|---|---|---|---|---|---|")
     for found in comparisons:
@@ -90,16 +112,19 @@ def main(argv: list[str] | None = None) -> int:
         )
     if arguments.out:
         record = {
-            "machine": platform.node(),
-            "bundle": str(arguments.bundle),
+            "schema_version": 1,
+            "machine": machine_facts(),
+            "bundle": load_bundle(arguments.bundle).plan.name,
             "backend": arguments.backend,
             "precision": arguments.precision,
             "mode": arguments.mode,
             "one_window": arguments.one_window,
             "uncertainty": arguments.uncertainty,
+            "together": arguments.together,
             "scans": comparisons,
         }
-        arguments.out.write_text(json.dumps(record, indent=2))
+        with atomic_file(arguments.out) as stream:
+            stream.write((json.dumps(record, indent=1) + "\n").encode())
     return int(any(abs(found["deviation"]) > _LARGEST_DEVIATION for found in comparisons))
 
 
@@ -111,14 +136,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32")
     parser.add_argument("--mode", choices=("fastest", "normal"), default="fastest")
     parser.add_argument("--uncertainty", action="store_true", help="run the bundle's twin too")
+    parser.add_argument("--together", action="store_true", help="all scans in one process")
     parser.add_argument("--one-window", action="store_true", help="run the network on one window only")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the comparison")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # in the new process
     return parser
 
 
-def _measure_in_new_process(arguments: argparse.Namespace, scan: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tools.memory_check", "--measure", str(scan.resolve())]
+def _measure_in_new_process(arguments: argparse.Namespace, scans: list[Path]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tools.memory_check", "--measure", *(str(scan.resolve()) for scan in scans)]
     command += ["--bundle", str(arguments.bundle.resolve()), "--backend", arguments.backend, "--mode", arguments.mode]
     command += ["--precision", arguments.precision]
     command += ["--one-window"] if arguments.one_window else []
@@ -128,46 +154,52 @@ def _measure_in_new_process(arguments: argparse.Namespace, scan: Path) -> dict[s
     return found
 
 
-def _measure(arguments: argparse.Namespace, scan: Path) -> Comparison:
-    """Segments the scan in this process."""
+def _measure(arguments: argparse.Namespace) -> Comparison:
+    """Segments the scans in this process."""
+    sources, options = _sources(arguments)
+    record = RunRecord(options={})
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [single_case(scan, Path(folder) / f"{index}.nii.gz") for index, scan in enumerate(arguments.scans)]
+        run(cases, sources, options, SilentProgress(), record)
+    measured_mib = peak_memory_mib()
+    needs = []
+    for done in record.cases:
+        if not (done.memory and done.shape_zyx and done.network_shape_zyx):
+            raise SystemExit(f"{done.input}: {done.error}")
+        needs.append((done.memory, done.shape_zyx, done.network_shape_zyx))
+    memory, shape, network_shape = max(needs, key=lambda need: need[0].need_mib)
+    return Comparison(
+        scan=", ".join(scan.name for scan in arguments.scans),
+        shape_zyx=shape,
+        network_shape_zyx=network_shape,
+        predicted_mib=memory.need_mib,
+        stage=memory.stage,
+        strategy=memory.strategy,
+        measured_mib=measured_mib,
+        deviation=memory.need_mib / measured_mib - 1,
+    )
+
+
+def _sources(arguments: argparse.Namespace) -> tuple[NetworkSources, Options]:
+    """The networks of the bundle, and its own way to run them."""
     bundle = load_bundle(arguments.bundle)
-
-    def source(part: Bundle | None) -> NetworkSource | None:
-        if part is None:
-            return None
-        found = network_source(part, arguments.backend, "cpu", arguments.precision, processor_limit())
-        return replace(found, load=partial(_first_window_only, found)) if arguments.one_window else found
-
     if arguments.uncertainty and bundle.twin is None:
         raise SystemExit(f"--uncertainty: {bundle.folder} has no twin")
     crop = bundle.plan.shortcuts.crop
+
+    def source(part: Bundle) -> NetworkSource:
+        return network_source(part, arguments.backend, "cpu", arguments.precision, processor_limit())
+
     segmenter = source(bundle)
-    assert segmenter is not None
-    sources = NetworkSources(
-        segmenter,
-        source(bundle.locator if crop == "organs" else None),
-        source(bundle.twin if arguments.uncertainty else None),
-    )
-    record = RunRecord(options={})
+    twin = source(bundle.twin) if arguments.uncertainty and bundle.twin else None
+    if arguments.one_window:
+        segmenter = _wrapped(segmenter, FirstWindowOnly)
+        twin = _wrapped(twin, FirstWindowOnly) if twin else None
+    locator = None
+    if crop == "organs" and bundle.locator:
+        locator = _wrapped(source(bundle.locator), OrgansEverywhere)
     options = Options(mode=arguments.mode, spacing=bundle.plan.spacing.enforce, crop=crop)
-    with tempfile.TemporaryDirectory() as folder:
-        case = single_case(scan, Path(folder) / "labels.nii.gz")
-        progress = SilentProgress()
-        run([case], sources, options, progress, record)
-    (done,) = record.cases
-    if not (done.memory and done.shape_zyx and done.network_shape_zyx):
-        raise SystemExit(f"{scan}: {done.error}")
-    measured_mib = peak_memory_mib()
-    return Comparison(
-        scan=scan.name,
-        shape_zyx=done.shape_zyx,
-        network_shape_zyx=done.network_shape_zyx,
-        predicted_mib=done.memory.need_mib,
-        stage=done.memory.stage,
-        strategy=done.memory.strategy,
-        measured_mib=measured_mib,
-        deviation=done.memory.need_mib / measured_mib - 1,
-    )
+    return NetworkSources(segmenter, locator, twin), options
 
 
 if __name__ == "__main__":

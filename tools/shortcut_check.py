@@ -20,7 +20,8 @@ import numpy.typing as npt
 from app.atomic_files import atomic_file
 from app.backends import create_predictor
 from app.bundle import Bundle, load_bundle
-from app.errors import AppError, FolderError, UsageError
+from app.cases import prepare_output_folder
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, FolderError, UsageError
 from app.options import Options
 from app.orientation import axis_map_to_lps
 from app.pipeline import segment
@@ -84,15 +85,25 @@ class _Check:
             found, _ = create_predictor(bundle.locator, "auto", "cpu", precision)
             self.locator = Locator(bundle.locator.plan, found)
         self.shortcuts = [name for name in _SHORTCUTS if name != "organs" or self.locator]
+        self.network.predict(np.zeros(bundle.plan.sliding_window.patch_size, np.float32))  # the first takes longer
 
     def rows(self, path: Path, reference: Path | None) -> Iterator[Row]:
         """The rows of one scan: without a shortcut first."""
         volume, scan = read_volume(path), path.name.removesuffix("_0000.nii.gz")
-        labels = read_label_map(reference, len(self.plan.labels)).labels if reference else None
+        labels = self._reference(reference, volume) if reference else None
         before, row = self._segment(volume, scan, _NONE, None, labels)
         yield row
         for shortcut in self.shortcuts:
             yield self._segment(volume, scan, shortcut, before, labels)[1]
+
+    def _reference(self, path: Path, volume: Volume) -> LabelArray:
+        """Raises CaseError unless it lies on the scan's grid."""
+        found = read_label_map(path, len(self.plan.labels))
+        for field in ("shape_zyx", "spacing_zyx_mm", "direction", "origin_zyx_mm"):
+            expected, there = (np.asarray(getattr(each, field)) for each in (volume.geometry, found.geometry))
+            if expected.shape != there.shape or not np.allclose(there, expected, rtol=0, atol=1e-3):
+                raise CaseError(f"{path}: {field} {there.tolist()}; expected its scan's {expected.tolist()}")
+        return found.labels
 
     def _segment(
         self, volume: Volume, scan: str, shortcut: str, before: LabelArray | None, reference: LabelArray | None
@@ -187,13 +198,9 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
     bundle = load_bundle(arguments.bundle)
     if bundle.plan.orientation != "LPS":
         raise UsageError(f"{arguments.bundle}: shortcuts are for bundles whose orientation is LPS")
-    check, rows = _Check(bundle, arguments.precision), []
-    for path in scans:
-        name = path.name.replace("_0000.nii.gz", ".nii.gz")
-        reference = arguments.labels / name if arguments.labels and (arguments.labels / name).exists() else None
-        for row in check.rows(path, reference):
-            print(f"{row.scan} {row.shortcut}: {row.windows} windows, {sum(row.seconds.values()):.1f} s", flush=True)
-            rows.append(asdict(row))
+    prepare_output_folder(arguments.out)
+    check = _Check(bundle, arguments.precision)
+    rows: list[dict[str, Any]] = []
     record = {
         "schema_version": 1,
         "command": shlex.join(["python", "-m", "tools.shortcut_check", *command]),
@@ -205,11 +212,28 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
         "organs": list(bundle.plan.labels),
         "rows": rows,
     }
-    for suffix, text in ((".json", json.dumps(record, indent=1) + "\n"), (".md", markdown(record))):
-        with atomic_file(arguments.out.with_suffix(suffix)) as stream:
-            stream.write(text.encode())
+    failed = False
+    for path in scans:
+        name = path.name.replace("_0000.nii.gz", ".nii.gz")
+        reference = arguments.labels / name if arguments.labels and (arguments.labels / name).exists() else None
+        try:
+            found = list(check.rows(path, reference))
+        except CaseError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+            continue
+        for row in found:
+            print(f"{row.scan} {row.shortcut}: {row.windows} windows, {sum(row.seconds.values()):.1f} s", flush=True)
+        rows += [asdict(row) for row in found]
+        _write(record, arguments.out)
     print(markdown(record), end="")
-    return 0
+    return EXIT_CASE_FAILED if failed else EXIT_OK
+
+
+def _write(record: dict[str, Any], folder: Path) -> None:
+    for name, text in (("shortcuts.json", json.dumps(record, indent=1) + "\n"), ("shortcuts.md", markdown(record))):
+        with atomic_file(folder / name) as stream:
+            stream.write(text.encode())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -218,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scans", type=Path, default=_DATA / "images", metavar="DIR", help="X_0000.nii.gz")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="X.nii.gz, where there are some")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="FILE.json and FILE.md are written")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for shortcuts.json and shortcuts.md")
     return parser
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from app.backends.cuda_provider import has_cuda_provider
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import DeviceError
-from app.memory_need import NetworkMemory
+from app.memory_terms import NetworkMemory
 from app.sliding_window import Predictor
 from app.sources import NetworkSource
 

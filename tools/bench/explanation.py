@@ -28,7 +28,7 @@ numbers
                  for each process (v1 and v2 have several, so theirs is a little too high); a shorter spike is missed.
                  The limits also look at the kernel's own peak of the app's process (app_peak_mib).
   start-up       wall minus the app's own total: interpreter, imports, plan, exit
-  load           waiting for the network after the scan was read; loading runs beside reading
+  load           waiting for the network with the first window; it is loaded beside reading and resampling
   locate         finding the part of the scan that holds the organs, if the bundle says so
   other          what no stage counts
   floor s        windows x the bare window: median time of one window of noise in a process that does nothing else, on

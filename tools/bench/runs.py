@@ -62,6 +62,7 @@ class Workshop:
         try:
             measure = {"window": self._window, "app": self._app}.get(row.program, self._peer)
             command, expected, read = measure(row)
+            self._label_maps.discard(expected)
             shutil.rmtree(expected.parent, ignore_errors=True)
             expected.parent.mkdir(parents=True)
             started = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -97,13 +98,14 @@ class Workshop:
         return command, out, read
 
     def _worst_against_fp32(self, row: Row, label_map: Path) -> dict[str, Any] | None:
-        """The organ that differs most from fp32's label map of the same scan; None without that, or without organs."""
+        """The organ that differs most from fp32's label map of that scan, null without organs; None without that."""
         reference = self._out(replace(row, precision="fp32")) / label_map.name
         if row.precision == "fp32" or reference not in self._label_maps:
             return None
         found = compare_label_maps(reference, label_map, self._bundle(row.network).plan.labels)
         worst = found.worst_organ()
-        return {"organ": worst[0], "dsc": worst[1], "different_voxels": found.different} if worst else None
+        organ, dsc = worst or (None, None)
+        return {"organ": organ, "dsc": dsc, "different_voxels": found.different}
 
     def _peer(self, row: Row) -> "_Job":
         assert row.peer is not None

@@ -83,7 +83,7 @@ def endure(cases: int) -> dict[str, Any]:
                 shutil.copy(scans[index % len(scans)], target)
         samples, record = _Samples(), RunRecord(options={})
         bundle = load_bundle(shop.bundle)
-        options = Options("normal", "off")
+        options = Options("normal", "off", read_ahead=False)  # what is open between two cases is looked at
         gc.collect()
         sources = NetworkSources(network_source(bundle, "openvino", "cpu", "fp32", 1))
         run(find_cases(inputs, outputs), sources, options, samples, record)

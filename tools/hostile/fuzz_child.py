@@ -142,7 +142,7 @@ def check(
         shutil.rmtree(side, ignore_errors=True)
         side.mkdir(parents=True)
     paths = {each.seed: _write(each, inputs) for each in given}
-    options = replace(options, max_memory_bytes=resident_bytes() + ALLOWED_BYTES)
+    options = replace(options, max_memory_bytes=resident_bytes() + ALLOWED_BYTES, read_ahead=False)
     record = RunRecord(options={})
     errors: dict[int, str | None] = dict.fromkeys(paths, _NO_SCAN)
     try:
