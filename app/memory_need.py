@@ -127,7 +127,7 @@ def _streaming(grid_zyx: Shape, plan: Plan) -> tuple[Shape, int]:
     """(the grid enlarged to at least a patch, the streaming axis), as ``stream_logits`` has them."""
     patch = plan.sliding_window.patch_size
     z, y, x = (max(length, side) for length, side in zip(grid_zyx, patch, strict=True))
-    return (z, y, x), streaming_axis((z, y, x), patch)
+    return (z, y, x), streaming_axis((z, y, x), plan.sliding_window)
 
 
 def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:

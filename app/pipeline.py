@@ -43,7 +43,7 @@ def segment(
         progress.expect_windows(len(networks) * count_windows(record.grid.shape_zyx, plan.sliding_window))
     slabs, *slabs_of_twin = [_stream(image, network, plan, options, progress) for network in networks]
     del image  # now held by the streams alone, the last of which ends before its restored label map is made
-    restoration = _restore(slabs, record, options, clock)
+    restoration = _restore(slabs, record, plan, options, clock)
     with clock.measure("postprocess"):
         label_map = _clean_up(restoration, record, plan)
     clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
@@ -93,11 +93,12 @@ def _compare(
 ) -> dict[str, float | None]:
     """How far a label map (oriented) agrees with the one that the twin's logits become in the same way."""
     shapes = record.grid.shape_zyx, record.cropped_shape_zyx
-    of_twin = _clean_up(restore(slabs, *shapes, record.restoration_orders, options.mode), record, plan)
+    precision = plan.interpolation.logits_precision
+    of_twin = _clean_up(restore(slabs, *shapes, record.restoration_orders, options.mode, precision), record, plan)
     return organ_agreement(label_map, of_twin, plan.labels)
 
 
-def _restore(slabs: Iterator[Slab], record: Record, options: Options, clock: StageClock) -> Restoration:
+def _restore(slabs: Iterator[Slab], record: Record, plan: Plan, options: Options, clock: StageClock) -> Restoration:
     with clock.measure("restore"):
         restoration = restore(
             clock.measure_items("network", slabs),
@@ -105,6 +106,7 @@ def _restore(slabs: Iterator[Slab], record: Record, options: Options, clock: Sta
             record.cropped_shape_zyx,
             record.restoration_orders,
             options.mode,
+            plan.interpolation.logits_precision,
         )
     clock.log("network", record.grid.shape_zyx, record.grid.target_zyx_mm)
     clock.log("restore", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)

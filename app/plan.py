@@ -150,6 +150,8 @@ class InterpolationPlan:
         image_order: spline order for the image: 0, 1 or 3.
         separate_z_above: nnU-Net's separate z. If the largest spacing exceeds the smallest more than this many
             times, the axis of the largest is interpolated with order 0, image and logits alike. None: never.
+        logits_precision: of the interpolated logits that are compared. nnU-Net v2 keeps them in half precision, in
+            which two classes may be equal: the first one wins.
         clip_overshoot: cubic splines do not leave the range of what they interpolate: the scan, or along a separate
             z the slice (as skimage's ``resize``, and with it nnU-Net).
     """
@@ -157,6 +159,7 @@ class InterpolationPlan:
     image_order: Literal[0, 1, 3]
     separate_z_above: float | None = None
     clip_overshoot: bool = False
+    logits_precision: Accumulator = "float32"
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,8 @@ class SlidingWindowPlan:
         pad_hu: what surrounds a scan smaller than the patch.
         mirror_axes: axes (0 = z, 1 = y, 2 = x) that ``--mirror`` flips: those that training mirrored.
         accumulator: type of the weighted sum; ``float16`` reproduces nnU-Net v2, whose map and sums are half precision.
+        sum_order: of tiles that overlap: along the axis where that takes least memory, or nnU-Net's, axis after axis as
+            the network sees them. It shows in sums of half precision only.
     """
 
     patch_size: Shape
@@ -180,6 +185,7 @@ class SlidingWindowPlan:
     pad_hu: float
     mirror_axes: tuple[Literal[0, 1, 2], ...]
     accumulator: Accumulator = "float32"
+    sum_order: Literal["least_memory", "by_axis"] = "least_memory"
 
     def __post_init__(self) -> None:
         if min(self.patch_size) < 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.plan import Mode
+from app.plan import Accumulator, Mode
 from app.resampling import linear_neighbours, nearest_indices
 from app.sliding_window import Slab
 from app.volume import Float32Array, LabelArray, Shape
@@ -30,7 +30,14 @@ class Restoration:
     agreement: dict[str, float | None] | None = None
 
 
-def restore(slabs: Iterable[Slab], network_shape: Shape, shape_zyx: Shape, orders: Shape, mode: Mode) -> Restoration:
+def restore(
+    slabs: Iterable[Slab],
+    network_shape: Shape,
+    shape_zyx: Shape,
+    orders: Shape,
+    mode: Mode,
+    logits_precision: Accumulator = "float32",
+) -> Restoration:
     """The label map of a scan of ``shape_zyx`` voxels.
 
     ``fastest``: arg max on the network grid, then nearest neighbour (nnU-Net v1's fastest mode).
@@ -42,10 +49,12 @@ def restore(slabs: Iterable[Slab], network_shape: Shape, shape_zyx: Shape, order
         shape_zyx: voxels of the result.
         orders: interpolation order per axis for ``normal``: 1, or 0 along a separate z.
         mode: which of the two.
+        logits_precision: of interpolated logits. Under ``float16`` two that were close may be equal, and the first
+            class wins; not where all neighbours agree, which are not looked at.
     """
     if mode == "fastest":
         return _restore_fastest(slabs, network_shape, shape_zyx)
-    return _restore_normal(slabs, network_shape, shape_zyx, orders)
+    return _restore_normal(slabs, network_shape, shape_zyx, orders, logits_precision)
 
 
 def most_likely_class(logits: Float32Array) -> LabelArray:
@@ -72,14 +81,16 @@ def _restore_fastest(slabs: Iterable[Slab], network_shape: Shape, shape_zyx: Sha
     return Restoration(label_map=labels, shortcut_share=1.0)
 
 
-def _restore_normal(slabs: Iterable[Slab], network_shape: Shape, shape_zyx: Shape, orders: Shape) -> Restoration:
+def _restore_normal(
+    slabs: Iterable[Slab], network_shape: Shape, shape_zyx: Shape, orders: Shape, logits_precision: Accumulator
+) -> Restoration:
     label_map = np.zeros(shape_zyx, dtype=np.uint8)
     interpolated = 0
     restorer: _PlaneRestorer | None = None
     planes: LabelArray = label_map
     for slab in slabs:
         if restorer is None:
-            restorer = _PlaneRestorer(slab.axis, network_shape, shape_zyx, orders)
+            restorer = _PlaneRestorer(slab.axis, network_shape, shape_zyx, orders, logits_precision)
             planes = np.moveaxis(label_map, slab.axis, 0)
         for position, plane, count in restorer.add(slab):
             planes[position] = plane
@@ -94,7 +105,10 @@ class _PlaneRestorer:
     likely class, the mean has it too, so only planes' voxels in cells on organ borders look at logits.
     """
 
-    def __init__(self, axis: int, network_shape: Shape, shape_zyx: Shape, orders: Shape) -> None:
+    def __init__(
+        self, axis: int, network_shape: Shape, shape_zyx: Shape, orders: Shape, logits_precision: Accumulator
+    ) -> None:
+        self._precision = logits_precision
         lower, upper, weight = linear_neighbours(network_shape[axis], shape_zyx[axis], orders[axis])
         self._lower, self._upper, self._weight = lower, upper, weight
         rows, columns = (other for other in range(3) if other != axis)
@@ -155,7 +169,7 @@ class _PlaneRestorer:
         top = _mix(by_voxel, row_lower * width + column_lower, row_lower * width + column_upper, column_weight)
         bottom = _mix(by_voxel, row_upper * width + column_lower, row_upper * width + column_upper, column_weight)
         top += row_weight[:, None] * (bottom - top)
-        labels: LabelArray = np.argmax(top, axis=1).astype(np.uint8)
+        labels: LabelArray = np.argmax(top.astype(self._precision, copy=False), axis=1).astype(np.uint8)
         return labels
 
 

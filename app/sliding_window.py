@@ -113,12 +113,14 @@ def gaussian_importance_map(patch_size: Shape, sigma_scale: float, accumulator: 
     return weights
 
 
-def streaming_axis(shape_zyx: Shape, patch_size: Shape) -> int:
-    """The axis along which a live slab (patch thickness x full cross-section) is smallest.
+def streaming_axis(shape_zyx: Shape, plan: SlidingWindowPlan) -> int:
+    """The axis along which a live slab (patch thickness x full cross-section) is smallest, or the plan's first one.
 
     400 x 155 x 179 with patch 64 x 128 x 128: along z 64 x 155 x 179 voxels live, the least of the three.
     """
-    return min(range(3), key=lambda axis: min(patch_size[axis], shape_zyx[axis]) / shape_zyx[axis])
+    if plan.sum_order == "by_axis":
+        return 0
+    return min(range(3), key=lambda axis: min(plan.patch_size[axis], shape_zyx[axis]) / shape_zyx[axis])
 
 
 def count_windows(shape_zyx: Shape, plan: SlidingWindowPlan) -> int:
@@ -157,7 +159,7 @@ def stream_logits(
     starts = _starts(_as_shape(image.shape), plan)
     padded = _as_shape(tuple(max(length, side) for length, side in zip(image.shape, patch, strict=True)))
     before = _as_shape(tuple((full - length) // 2 for full, length in zip(padded, image.shape, strict=True)))
-    axis = streaming_axis(padded, patch)
+    axis = streaming_axis(padded, plan)
     weights = gaussian_importance_map(patch, plan.gaussian_sigma_scale, plan.accumulator)
     sums = _RunningSums(axis, before, _as_shape(image.shape), padded, weights, classes)
     scratch = np.empty((classes, *patch), dtype=np.float32)

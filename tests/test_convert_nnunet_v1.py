@@ -84,6 +84,7 @@ def test_the_plan_says_what_v1_does(tmp_path: Path) -> None:
     window = plan.sliding_window
     assert (window.patch_size, window.tile_step_size, window.mirror_axes) == ((8, 16, 24), 0.7, (0, 1, 2))
     assert (window.average, window.accumulator, window.gaussian_sigma_scale) == ("probabilities", "float32", 0.125)
+    assert (plan.interpolation.logits_precision, window.sum_order) == ("float32", "least_memory")
     assert plan.intensity.normalised(window.pad_hu) == 0
     assert plan.network.features_per_stage == (4, 8, 8)
     assert plan.network.strides == ((1, 1, 1), (1, 2, 2), (2, 2, 2))

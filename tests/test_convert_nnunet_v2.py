@@ -58,6 +58,8 @@ def test_the_plan_says_what_v2_does(tmp_path: Path) -> None:
     assert plan.interpolation.image_order == 3
     assert plan.interpolation.separate_z_above == 3.0
     assert plan.interpolation.clip_overshoot
+    assert plan.interpolation.logits_precision == "float16"
+    assert plan.sliding_window.sum_order == "by_axis"
     window = plan.sliding_window
     assert (window.patch_size, window.tile_step_size, window.mirror_axes) == ((8, 16, 24), 0.5, (0, 1, 2))
     assert (window.average, window.accumulator, window.gaussian_sigma_scale) == ("logits", "float16", 0.125)

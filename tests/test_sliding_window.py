@@ -103,7 +103,9 @@ def test_gaussian_map_is_a_gaussian_about_the_middle_voxel() -> None:
     ("shape", "axis"), [((400, 155, 179), 0), ((70, 400, 179), 1), ((70, 155, 900), 2), ((10, 20, 30), 0)]
 )
 def test_streams_along_the_axis_with_the_smallest_slab(shape: Shape, axis: int) -> None:
-    assert streaming_axis(shape, (64, 128, 128)) == axis
+    window = replace(PLAN, patch_size=(64, 128, 128))
+    assert streaming_axis(shape, window) == axis
+    assert streaming_axis(shape, replace(window, sum_order="by_axis")) == 0
 
 
 SHAPES = [(11, 7, 6), (5, 17, 6), (4, 7, 23), (10, 11, 12), (3, 17, 4), (2, 3, 2), (1, 9, 31), (4, 6, 5)]

@@ -30,7 +30,7 @@ class Version:
     Attributes:
         normalise: v1 normalises what it has resampled, v2 resamples what it has normalised.
         average: v1 averages softmax probabilities of tiles and mirrored copies, v2 logits.
-        accumulator: v2's Gaussian map and sums are half precision.
+        accumulator: v2's Gaussian map and sums are half precision, and so are its interpolated logits.
     """
 
     title: str
@@ -103,7 +103,9 @@ def build_plan(version: Version, request: Request, facts: Facts, source: str) ->
             network=facts.network,
             intensity=IntensityPlan((low, high), mean, sd, version.normalise),
             spacing=SpacingPlan(_vector(target), "off", _GRID, PAPER_HEADER_RULE, keep_first_axis=flat),
-            interpolation=InterpolationPlan(image_order=3, separate_z_above=3.0, clip_overshoot=True),
+            interpolation=InterpolationPlan(
+                image_order=3, separate_z_above=3.0, clip_overshoot=True, logits_precision=version.accumulator
+            ),
             sliding_window=SlidingWindowPlan(
                 patch_size=_shape(patch),
                 tile_step_size=request.tile_step_size,
@@ -112,6 +114,7 @@ def build_plan(version: Version, request: Request, facts: Facts, source: str) ->
                 pad_hu=mean,
                 mirror_axes=_mirror_axes(facts.mirror_axes, flat),
                 accumulator=version.accumulator,
+                sum_order="least_memory" if version.accumulator == "float32" else "by_axis",
             ),
             postprocessing=facts.postprocessing,
             transpose_forward=_shape(facts.transpose_forward),

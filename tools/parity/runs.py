@@ -139,7 +139,7 @@ class Workshop:
             shutil.rmtree(bundle, ignore_errors=True)
             shutil.copytree(source, bundle)
             plan = json.loads((bundle / PLAN_FILE).read_text(encoding="utf-8"))
-            plan["sliding_window"]["accumulator"] = "float32"
+            plan["sliding_window"]["accumulator"] = plan["interpolation"]["logits_precision"] = "float32"
             (bundle / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
             write_hashes(bundle)
         return bundle

@@ -166,9 +166,9 @@ def _compact_3d(organs: tuple[str, ...]) -> TrainPlan:
 
 
 def _locator_3d(organs: tuple[str, ...]) -> TrainPlan:
-    """0.6 M parameters at 6 mm: finds the abdomen in a whole scan with a window or two (``fit --supervised``)."""
+    """0.35 M parameters at 6 mm: finds the abdomen in a whole scan with a window or two (``fit --supervised``)."""
     network = NetworkPlan(
-        features_per_stage=(16, 32, 64, 64),
+        features_per_stage=(8, 16, 32, 64),
         strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
         kernel_sizes=((3, 3, 3),) * 4,
     )
@@ -180,7 +180,7 @@ def _locator_3d(organs: tuple[str, ...]) -> TrainPlan:
         train_patch_size=(48, 64, 72),
         labelled_batch=2,
         unlabelled_batch=1,
-        epochs=30,
+        epochs=20,
         iterations_per_epoch=50,
         learning_rate=2e-3,
         weight_decay=0.01,
