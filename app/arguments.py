@@ -91,7 +91,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="auto: bf16 where the CPU calculates in it, else fp32; on CUDA fp16 with PyTorch, fp32 with ONNX Runtime",
+        help="auto: bf16 where that is faster on the CPU (AMX, or AVX-512 BF16 of AMD's), else fp32; on CUDA fp16 "
+        "where the bundle has a network for it",
     )
     network.add_argument(
         "--threads",

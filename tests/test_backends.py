@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from app import backends
 from app.backends import create_predictor, cuda_provider
 from app.backends.openvino_norm import use_exact_sums
+from app.backends.processor import is_fast_in_bf16
 from app.bundle import Bundle, load_bundle
 from app.errors import AppError, BundleError, DeviceError
 from app.sliding_window import Predictor
@@ -136,13 +137,38 @@ def test_what_cannot_be_had_is_exit_4(
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision", "expected"),
-    [(["FP32"], "auto", "fp32"), (["FP32", "BF16"], "auto", "bf16"), (["FP32", "BF16"], "fp32", "fp32")],
+    ("vendor", "flags", "expected"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", True),
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("AuthenticAMD", "avx2 fma", False),
+    ],
+)
+def test_which_processors_are_faster_in_bf16(tmp_path: Path, vendor: str, flags: str, expected: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n")
+    assert is_fast_in_bf16(cpuinfo) is expected
+    assert not is_fast_in_bf16(tmp_path / "hidden")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast", "precision", "expected"),
+    [
+        (["FP32"], True, "auto", "fp32"),
+        (["FP32", "BF16"], True, "auto", "bf16"),
+        (["FP32", "BF16"], False, "auto", "fp32"),
+        (["FP32", "BF16"], True, "fp32", "fp32"),
+    ],
 )
 def test_openvino_precision_is_always_set(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capabilities: list[str], precision: str, expected: str
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capabilities: list[str], fast: bool, precision: str, expected: str
 ) -> None:
     import openvino
+
+    from app.backends import openvino_cpu
+
+    monkeypatch.setattr(openvino_cpu, "is_fast_in_bf16", lambda: fast)
 
     configs = []
     compile_model = openvino.Core.compile_model

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from app.backends.cuda_provider import has_cuda_provider
+from app.backends.processor import is_fast_in_bf16
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import DeviceError
 from app.memory_terms import NetworkMemory
@@ -94,22 +95,13 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     footprint, plan = _FOOTPRINTS[name], bundle.plan
     file = bundle.folder / ONNX_FILE
     file_bytes = file.stat().st_size if file.exists() else 0  # loading will say that it is missing
-    half = precision in ("bf16", "fp16") or (precision == "auto" and name == "openvino" and _cpu_calculates_in_bf16())
+    half = precision in ("bf16", "fp16") or (precision == "auto" and name == "openvino" and is_fast_in_bf16())
     map_bytes = footprint.maps * plan.network.features_per_stage[0] * (2 if half else 4)
     return NetworkMemory(
         libraries_bytes=footprint.libraries_mib * 2**20,
         weights_bytes=int(footprint.file_copies * file_bytes),
         running_bytes=(map_bytes + 4 * plan.classes) * prod(plan.sliding_window.patch_size),
     )
-
-
-def _cpu_calculates_in_bf16() -> bool:
-    """Whether OpenVINO will take bf16 by itself, told without loading it."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def nvidia_device_present() -> bool:

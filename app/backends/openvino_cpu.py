@@ -4,6 +4,7 @@ import sys
 from typing import Any, Literal
 
 from app.backends.openvino_norm import use_exact_sums
+from app.backends.processor import is_fast_in_bf16
 from app.backends.shapes import check_network_shapes, network_shapes
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import BundleError, CaseError, DeviceError
@@ -30,7 +31,7 @@ class OpenVinoPredictor:
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot use this CPU ({error}); choose another --backend") from error
         if precision == "auto":
-            precision = "bf16" if "BF16" in capabilities else "fp32"
+            precision = "bf16" if "BF16" in capabilities and is_fast_in_bf16() else "fp32"
         if _CAPABILITIES[precision] not in capabilities:
             raise DeviceError(
                 f"this CPU does not calculate in {precision} (it has {', '.join(capabilities)}); use --precision fp32"
