@@ -13,6 +13,7 @@ from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Crop, Plan, SpacingKind
 from app.region import body_steps
 from app.resampling import SLAB_BYTES
+from app.running_sums import block_planes
 from app.sliding_window import streaming_axis
 from app.spacing import NetworkGrid, network_grid
 from app.volume import Geometry, Shape
@@ -131,17 +132,19 @@ def _streaming(grid_zyx: Shape, plan: Plan) -> tuple[Shape, int]:
 
 
 def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
-    """Sums, weights, the weighted tile, the tile, air's logits, and the larger of a window's and a slab's arrays."""
+    """Sums, weights, blocks, two tiles, air's logits, and the larger of a window's and a slab's arrays."""
     window = plan.sliding_window
     live, tile = _live_voxels(grid_zyx, plan), prod(window.patch_size)
     sums = (plan.classes + 1) * live * _SUM_BYTES[window.accumulator]
     of_air = plan.classes * tile * _FLOAT if plan.shortcuts.skip_air else 0
-    kept = sums + plan.classes * tile * _FLOAT + 2 * tile * _FLOAT + of_air
-    average = 2 * plan.classes * tile * _FLOAT if window.average == "probabilities" else 0  # softmax and its exponent
-    flipped = (plan.classes + 1) * tile * _FLOAT if mirror and window.mirror_axes else 0
+    block = block_planes(window.patch_size) * prod(window.patch_size[1:]) * _FLOAT
+    mirrors, softmax = bool(mirror and window.mirror_axes), window.average == "probabilities"
+    blocks = block * (1 + plan.classes * (softmax and not mirrors))  # weighted, and probabilities
+    kept = sums + blocks + 2 * tile * _FLOAT + of_air
+    flipped = mirrors * ((1 + softmax) * plan.classes + 1) * tile * _FLOAT  # the mean, a flip's probabilities, a flip
     wide = plan.classes * live * _FLOAT if window.accumulator == "float16" else 0  # the slab is handed out as float32
     arg_max = live * (_FLOAT + 2)  # running maximum, labels and a mask; the last slab is a whole patch thick
-    return kept + max(average + flipped, wide + arg_max)
+    return kept + max(flipped, wide + arg_max)
 
 
 def _nearest_neighbour_bytes(grid_zyx: Shape, shape_zyx: Shape) -> int:

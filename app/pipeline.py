@@ -12,7 +12,8 @@ from app.progress import Progress
 from app.region import Locator, find_region
 from app.report import StageClock
 from app.restoration import Restoration, restore
-from app.sliding_window import AirSkipper, Predictor, Slab, count_windows, stream_logits
+from app.running_sums import Slab
+from app.sliding_window import AirSkipper, Predictor, count_windows, stream_logits
 from app.volume import Float32Array, LabelArray, Volume
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from app.plan import Accumulator, Mode
 from app.resampling import linear_neighbours, nearest_indices
-from app.sliding_window import Slab
+from app.running_sums import Slab
 from app.volume import Float32Array, LabelArray, Shape
 
 Mask = npt.NDArray[np.bool_]

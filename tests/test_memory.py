@@ -266,12 +266,12 @@ def test_a_case_worked_by_hand() -> None:
     """200 x 300 x 400 int16 voxels at the plan's spacing, patch 16^3, 4 classes: 24e6 voxels; x streams.
 
     read: 48e6 and 12 MiB. network: image 96e6; sums and weights of 200 x 300 x 16 voxels 5 x 3.84e6; labels 24e6;
-    scratch and two tiles 4096 x 4 x 6; arg max of a slab 0.96e6 x 6. restore: last slab 4 x 3.84e6, two label maps.
+    a block and two tiles 4096 x 4 x 3; arg max of a slab 0.96e6 x 6. restore: last slab 4 x 3.84e6, two label maps.
     """
     process = ProcessMemory(loaded_bytes=1000, located_bytes=1000, running_bytes=3000)
     need = predict_need(header_of((200, 300, 400)), small_plan(), Options("fastest", "off"), process).bytes_by_stage
     assert need["read"] == 1000 + 48_000_000 + 12 * MIB
-    assert need["network"] == 3000 + 96_000_000 + 19_200_000 + 24_000_000 + 98_304 + 5_760_000
+    assert need["network"] == 3000 + 96_000_000 + 19_200_000 + 24_000_000 + 49_152 + 5_760_000
     assert need["restore"] == 3000 + 15_360_000 + 48_000_000
     assert need["postprocess"] == 3000 + 24_000_000
     assert 144_000_000 + 4 * 32 * MIB < need["preprocess"] < 144_000_000 + 6 * 32 * MIB
@@ -289,7 +289,8 @@ def test_a_locator_is_counted_while_it_runs() -> None:
     """100 x 200 x 300 voxels of 4 x 2 x 2 mm are 100 x 100 x 150 for a locator at 4 mm: 1.5e6 voxels.
 
     Its image 6e6 bytes, and resampling. At 4 x 2 x 2 mm what it finds and the parts of that, 16 x 6e6, are more than
-    resampling; x streams: sums and weights of 5 x 16 x 2e4 floats, the arg max 6 x 3.2e5, the tiles 4096 x 4 x 6.
+    resampling; x streams: sums and weights of 5 x 16 x 2e4 floats, the arg max 6 x 3.2e5, a block and two tiles
+    4096 x 4 x 3.
     """
     locator = small_plan(spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 4, 4]})
     runs = NetworkMemory(running_bytes=70_000_000)
@@ -304,7 +305,7 @@ def test_a_locator_is_counted_while_it_runs() -> None:
     assert without.bytes_by_stage["locate"] == process.located_bytes + 12_000_000
     finer = small_plan(spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 2, 2]})  # 6e6 voxels, resampling less
     need = predict_need(scan, small_plan(), options, process, finer).bytes_by_stage["locate"]
-    windows = 16 * 6_000_000 + 5 * 16 * 20_000 * 4 + 6 * 16 * 20_000 + 98_304
+    windows = 16 * 6_000_000 + 5 * 16 * 20_000 * 4 + 6 * 16 * 20_000 + 49_152
     assert need == process.located_bytes + 12_000_000 + 24_000_000 + windows
 
 

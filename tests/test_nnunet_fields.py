@@ -12,7 +12,8 @@ from app.options import Options
 from app.pipeline import segment
 from app.plan import IntensityPlan, Plan, SlidingWindowPlan, parse_plan
 from app.preprocessing import nonzero_box, preprocess
-from app.sliding_window import gaussian_importance_map, stream_logits, tile_starts
+from app.running_sums import gaussian_importance_map
+from app.sliding_window import stream_logits, tile_starts
 from app.volume import Float32Array, Geometry, Shape, Vector, Volume
 from tests.conftest import Oracle
 

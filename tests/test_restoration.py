@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.transform import resize
 
 from app.restoration import most_likely_class, restore
-from app.sliding_window import Slab
+from app.running_sums import Slab
 from app.volume import Float32Array, Shape
 
 CLASSES = 5

@@ -5,12 +5,13 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from app.errors import CaseError
 from app.plan import SlidingWindowPlan
+from app.running_sums import gaussian_importance_map
 from app.sliding_window import (
     count_windows,
-    gaussian_importance_map,
     stream_logits,
     streaming_axis,
     tile_starts,
@@ -97,6 +98,17 @@ def test_gaussian_map_is_a_gaussian_about_the_middle_voxel() -> None:
     assert weights[8, 16, 32 + 8] == pytest.approx(np.exp(-0.5), rel=1e-3)  # one sigma of 8 voxels
     assert weights[8, 16 + 8, 32] == pytest.approx(np.exp(-2), rel=1e-3)  # two sigmas of 4 voxels
     assert weights.min() > 0
+
+
+@pytest.mark.parametrize("patch", [(16, 32, 64), (20, 7, 48), (1, 64, 96)])
+def test_the_map_is_nnunets_to_the_bit(patch: Shape) -> None:
+    """nnU-Net v1's ``_get_gaussian``: an impulse in three dimensions, blurred and scaled."""
+    impulse = np.zeros(patch)
+    impulse[tuple(length // 2 for length in patch)] = 1
+    blurred = ndimage.gaussian_filter(impulse, [length / 8 for length in patch], 0, mode="constant", cval=0)
+    expected = (blurred / np.max(blurred) * 1).astype(np.float32)
+    expected[expected == 0] = expected[expected > 0].min()
+    assert np.array_equal(gaussian_importance_map(patch, 0.125), expected)
 
 
 @pytest.mark.parametrize(
