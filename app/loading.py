@@ -4,6 +4,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from app.errors import DeviceError
+from app.machine_limits import trim_heap
 from app.region import Locator
 from app.report import RunRecord, Span, StageClock
 from app.sliding_window import Predictor
@@ -118,6 +119,7 @@ class Networks:
                 raise DeviceError("not enough memory to load the network; give the process more") from error
             except RuntimeError as error:  # of a runtime, which is not to be taken for one of a window
                 raise DeviceError(f"the network cannot be loaded ({error}); choose another --backend") from error
+        trim_heap()
         self._warn(warnings)
         return predictor
 

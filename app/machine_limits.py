@@ -69,6 +69,16 @@ def return_freed_arrays() -> None:
         mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
 
 
+def trim_heap() -> None:
+    """Gives back what lies freed in glibc's heap: 38 MiB after a network of paper size is compiled, 17 of the default.
+
+    (``VmRSS`` before and after; it takes a millisecond or two.)
+    """
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def memory_limit(flag_bytes: int, held_bytes: int, root: Path = Path("/")) -> MemoryLimit:
     """The least of the flag, the control groups, the limit of address space and the machine.
 

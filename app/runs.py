@@ -10,7 +10,7 @@ from app.atomic_files import remove_partial
 from app.cases import Case
 from app.errors import AppError, CaseError
 from app.loading import Networks
-from app.machine_limits import return_freed_arrays
+from app.machine_limits import return_freed_arrays, trim_heap
 from app.memory import Fit, Fitter
 from app.memory_terms import ScanHeader
 from app.options import Options
@@ -124,7 +124,7 @@ class _Runner:
         predictor, locator, twin = self.networks.get(clock)
         label_map, steps, restoration = segment(
             scan.hand_over(), predictor, plan, self._options, clock, self._progress, locator, twin,
-            lambda: self._read_ahead(case, record, fit, clock) if read_ahead else None,
+            lambda: self._begin_network(case, record, fit, clock, read_ahead),
         )  # fmt: skip
         grid = steps.grid
         record.network_shape_zyx, record.network_spacing_zyx_mm = grid.shape_zyx, grid.target_zyx_mm
@@ -161,6 +161,14 @@ class _Runner:
         if fit.warning:
             self._warn(case, record, fit.warning)
         return fit
+
+    def _begin_network(
+        self, case: Case, record: CaseRecord, fit: Fit | None, clock: StageClock, read_ahead: bool
+    ) -> None:
+        """Called when a scan is resampled and its voxels are let go."""
+        trim_heap()
+        if read_ahead:
+            self._read_ahead(case, record, fit, clock)
 
     def _read_ahead(self, case: Case, record: CaseRecord, fit: Fit | None, clock: StageClock) -> None:
         """Begins to read the case that follows, if its header says that there is memory for both."""

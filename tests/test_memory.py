@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from app.plan import Plan, parse_plan
 from app.volume import Geometry, Shape, Vector
 from app.volume_io import read_header, read_volume, without_voxels, write_label_map
 from tests.conftest import (
+    ROOT,
     read_label_map,
     run_app,
     tiny_label_map,
@@ -482,6 +485,20 @@ def test_unusable_values_are_wrong_usage(option: str, value: str, capsys: pytest
         run_app("--input", "a.nii", "--output", "b.nii", option, value)
     assert end.value.code == 2
     assert f"{value!r}: expected" in capsys.readouterr().err
+
+
+def test_the_heap_is_given_back() -> None:
+    """Ten thousand blocks of 3 KiB below one that stays: the heap cannot shrink from its end."""
+    program = (
+        "import ctypes; from app.machine_limits import resident_bytes, trim_heap; libc = ctypes.CDLL(None)\n"
+        "libc.malloc.restype = ctypes.c_void_p\n"
+        "blocks = [libc.malloc(3072) for _ in range(10000)]\n"
+        "for block in blocks: ctypes.memset(block, 1, 3072)\n"
+        "for block in blocks[:-1]: libc.free(ctypes.c_void_p(block))\n"
+        "before = resident_bytes(); trim_heap(); print((before - resident_bytes()) / 2**20)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(found.stdout) > 20
 
 
 def test_the_limit_of_address_space_counts(tmp_path: Path) -> None:
