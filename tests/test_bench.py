@@ -21,7 +21,7 @@ from tools.bench import networks, rows, runs, scans, summary, targets
 from tools.bench.__main__ import main
 from tools.bench.records import keep_group, rounds_wanted
 from tools.bench.rows import Row
-from tools.bench.table import markdown
+from tools.bench.table import _commits, markdown
 
 
 def test_names_are_unique_and_groups_consecutive() -> None:
@@ -206,6 +206,23 @@ def test_bf16_is_compared_with_the_same_row_in_fp32(tmp_path: Path, tiny_bundle:
     assert (found["organ"], found["different_voxels"]) == ("first", 12)
     assert found["dsc"] == pytest.approx(380 / 390)
     assert workshop._worst_against_fp32(replace(half, precision="fp32"), reference) is None
+
+
+def test_the_readme_shows_the_recorded_tables() -> None:
+    """As the tool wrote them."""
+    results = Path(runs.__file__).parent / "results"
+    text = (results / "bench.md").read_text()
+    readme = (Path(runs.__file__).parents[2] / "README.md").read_text()
+    assert markdown(json.loads((results / "bench.json").read_text())) == text
+    for part in text.split("### ")[1:]:
+        assert part.partition("\n\n")[2].rstrip() in readme
+
+
+def test_each_group_has_its_commit() -> None:
+    first, second = Row("ct_001", "default", "app", "ct_001", "fp32", "fastest"), OURS
+    records = {row.name: {**_app_record(row, [10]), "commit": {"commit": name, "changed_files": changed}}
+               for row, name, changed in ((first, "abc", 0), (second, "def", 2))}  # fmt: skip
+    assert _commits(records) == ["Commit: abc (default/ct_001)", "Commit: def with 2 changed files (paper/ct_001)"]
 
 
 def test_ratios_are_medians_of_pairs() -> None:

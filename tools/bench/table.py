@@ -111,13 +111,23 @@ def _places(rows: Record, results: dict[str, Any]) -> str:
         f"OpenVINO {facts['packages'].get('openvino', '?')}": None
         for facts in (record["machine"] for record in rows.values())
     }
-    commit = results["commit"]["commit"]
-    state = f" with {results['commit']['changed_files']} changed files" if results["commit"]["changed_files"] else ""
-    lines = [*(f"Machine: {place}.\n" for place in places), f"Commit: {commit or 'not in a clone'}{state}.\n"]
+    lines = [*(f"Machine: {place}.\n" for place in places), *(f"{commit}.\n" for commit in _commits(rows))]
     lines.append(f"Command: `{' '.join(results['command'])}`.\n")
     failed = [f"{name}: {found['error']}" for name, found in results["summary"]["rows"].items() if found["error"]]
     lines += [f"\nFailed: {error}\n".replace("\n", " ").strip() + "\n" for error in failed]
     return "\n".join(lines)
+
+
+def _commits(rows: Record) -> list[str]:
+    """Which code which groups of rows ran."""
+    groups: dict[str, dict[str, None]] = {}
+    for record in rows.values():
+        found, row = record["commit"], record["row"]
+        state = f" with {found['changed_files']} changed files" if found["changed_files"] else ""
+        groups.setdefault(f"{found['commit'] or 'not in a clone'}{state}", {})[f"{row['network']}/{row['group']}"] = (
+            None
+        )
+    return [f"Commit: {commit} ({', '.join(names)})" for commit, names in groups.items()]
 
 
 def _section(title: str, columns: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
