@@ -211,9 +211,9 @@ def test_bf16_is_compared_with_the_same_row_in_fp32(tmp_path: Path, tiny_bundle:
 def test_the_readme_shows_the_recorded_tables() -> None:
     """As the tool wrote them."""
     results = Path(runs.__file__).parent / "results"
-    text = (results / "bench.md").read_text()
-    readme = (Path(runs.__file__).parents[2] / "README.md").read_text()
-    assert markdown(json.loads((results / "bench.json").read_text())) == text
+    text = (results / "bench.md").read_text(encoding="utf-8")
+    readme = (Path(runs.__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert markdown(json.loads((results / "bench.json").read_text(encoding="utf-8"))) == text
     for part in text.split("### ")[1:]:
         assert part.partition("\n\n")[2].rstrip() in readme
 
