@@ -32,6 +32,7 @@ from app.sliding_window import Predictor
 from app.volume import Float32Array, LabelArray, Volume
 from app.volume_io import read_volume
 from tools.bench.machine import machine_facts
+from tools.evaluate.geometry import first_unequal_field
 from tools.evaluate.label_maps import read_label_map
 from tools.evaluate.metrics import dice
 
@@ -99,10 +100,9 @@ class _Check:
     def _reference(self, path: Path, volume: Volume) -> LabelArray:
         """Raises CaseError unless it lies on the scan's grid."""
         found = read_label_map(path, len(self.plan.labels))
-        for field in ("shape_zyx", "spacing_zyx_mm", "direction", "origin_zyx_mm"):
-            expected, there = (np.asarray(getattr(each, field)) for each in (volume.geometry, found.geometry))
-            if expected.shape != there.shape or not np.allclose(there, expected, rtol=0, atol=1e-3):
-                raise CaseError(f"{path}: {field} {there.tolist()}; expected its scan's {expected.tolist()}")
+        if field := first_unequal_field(found.geometry, volume.geometry):
+            there, expected = getattr(found.geometry, field), getattr(volume.geometry, field)
+            raise CaseError(f"{path}: {field} {there}; expected its scan's {expected}")
         return found.labels
 
     def _segment(

@@ -11,6 +11,7 @@ from app.volume import Geometry, Shape
 Float64Array = npt.NDArray[np.float64]
 
 _TOLERATED_VOXELS = 0.1  # writers round affines to float32 and quaternions; a true shift is half a voxel or more
+_ROUNDING = 1e-3
 _AXES = "zyx"
 
 
@@ -31,6 +32,18 @@ def describe_difference(prediction: Geometry, reference: Geometry) -> str | None
     if _same_place(prediction, reference):
         parts.append("both cover the same place in the patient and are only stored in another order")
     return "; ".join(parts)
+
+
+def first_unequal_field(found: Geometry, expected: Geometry) -> str | None:
+    """Name of the first field in which two geometries differ by more than rounding; None if they are equal.
+
+    Stricter than ``describe_difference``: for label maps that are compared voxel by voxel with what they came from.
+    """
+    for field in ("shape_zyx", "spacing_zyx_mm", "direction", "origin_zyx_mm"):
+        first, second = getattr(found, field), getattr(expected, field)
+        if np.shape(first) != np.shape(second) or not np.allclose(second, first, rtol=0, atol=_ROUNDING):
+            return field
+    return None
 
 
 def _spacing_parts(prediction: Geometry, reference: Geometry) -> list[str]:

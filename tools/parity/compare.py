@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from app.errors import CaseError
+from tools.evaluate.geometry import first_unequal_field
 from tools.evaluate.label_maps import read_label_map
 from tools.evaluate.metrics import dice
 from tools.parity.rows import FEWEST_ORGANS, SMALLEST_DSC, SMALLEST_VOLUME_ML, Row
-
-_GRID_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,9 @@ def compare_label_maps(peer: Path, ours: Path, organs: tuple[str, ...]) -> Compa
         CaseError: one cannot be read, or they do not lie on one grid.
     """
     theirs, mine = read_label_map(peer, len(organs)), read_label_map(ours, len(organs))
-    for field in ("shape_zyx", "spacing_zyx_mm", "direction", "origin_zyx_mm"):
+    if field := first_unequal_field(mine.geometry, theirs.geometry):
         expected, found = getattr(theirs.geometry, field), getattr(mine.geometry, field)
-        if np.shape(expected) != np.shape(found) or not np.allclose(expected, found, rtol=0, atol=_GRID_TOLERANCE):
-            raise CaseError(f"{ours}: {field} {found}; the peer's label map has {expected}. They must lie on one grid")
+        raise CaseError(f"{ours}: {field} {found}; the peer's label map has {expected}. They must lie on one grid")
     dsc, peer_ml, our_ml = {}, {}, {}
     for label, organ in enumerate(organs, start=1):
         first, second = theirs.labels == label, mine.labels == label
