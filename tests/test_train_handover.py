@@ -16,6 +16,7 @@ from tools.convert.__main__ import main as convert
 from tools.train.__main__ import main as train_main
 from tools.train.cache import open_cache
 from tools.train.planning import preprocessing_digest, read_train_plan
+from tools.train.trainer import new_network
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "training" / "abdomen_ct_twin.safetensors"
 
@@ -82,6 +83,44 @@ def test_the_baseline_is_handed_over(cache: Path, tmp_path: Path) -> None:
     assert (len(after["networks"]), after["averages"]) == (1, [])
     assert train_main(["resume", str(second), *ALONE, "--stop-at-step", "3"]) == 0
     assert "agreement" not in log_of(second)[-1]["losses"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_training_starts_from_the_networks_of_others(cache: Path, tmp_path: Path, packed: bool) -> None:
+    """CPS from two baselines: sibling 1 has the first one's weights, sibling 2 the second one's; the rate is 0."""
+    others = [fit(cache, tmp_path / f"baseline{seed}", 2, "--supervised", "--seed", str(seed)) for seed in (0, 1)]
+    expected = [checkpoint(other)["trainer"]["networks"][0] for other in others]
+    if packed:
+        expected = as_half([dict(network) for network in expected])
+        files = [tmp_path / f"{number}.safetensors" for number in range(2)]
+        for other, file in zip(others, files, strict=True):
+            assert train_main(["pack", str(other), str(file)]) == 0
+        others = files
+    run = fit(cache, tmp_path / "cps", 1, "--ema", "0.9", "--start-from", *map(str, others))
+    state = checkpoint(run)["trainer"]
+    assert_equal([dict(network) for network in state["networks"]], [dict(network) for network in expected])
+    assert_equal(state["averages"], state["networks"])
+    assert log_of(run)[0]["start_from"] == [str(other) for other in others]
+    assert train_main(["resume", str(run), *ALONE, "--stop-at-step", "3"]) == 0
+    assert [line["step"] for line in log_of(run)] == [0, 1, 2, 3]
+    assert log_of(run)[-1]["learning_rate"] == pytest.approx(4e-5)
+
+
+def test_a_sibling_without_weights_to_start_from_is_random(cache: Path, tmp_path: Path) -> None:
+    baseline = fit(cache, tmp_path / "baseline", 2, "--supervised")
+    run = fit(cache, tmp_path / "cps", 1, "--start-from", str(baseline))
+    siblings = checkpoint(run)["trainer"]["networks"]
+    assert_equal(dict(siblings[0]), dict(checkpoint(baseline)["trainer"]["networks"][0]))
+    untouched = new_network(read_train_plan(baseline / "train_plan.json"), 1).state_dict()
+    assert_equal(dict(siblings[1]), dict(untouched))
+
+
+def test_networks_of_another_plan_are_no_start(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fit", "--cache", str(cache), "--out", str(tmp_path / "run"), *TINY, "--start-from", str(SHIPPED)]
+    assert train_main(command) == 2
+    assert "--start-from: not the plan's network; for sibling 1" in capsys.readouterr().err
+    assert train_main([*command[:-1], str(tmp_path / "nothing")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_new_optimisers_start_slowly(cache: Path, tmp_path: Path) -> None:

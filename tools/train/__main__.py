@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     settings = _settings(arguments, trainer)
-    return _train(arguments, plan, replace(settings, run=_run_options(arguments, settings.run)), new=True)
+    settings = replace(settings, run=_run_options(arguments, settings.run))
+    return _train(arguments, plan, settings, new=True, start_from=arguments.start_from)
 
 
 def _settings(arguments: argparse.Namespace, trainer: "TrainerOptions") -> "Settings":
@@ -87,11 +89,14 @@ def _run_options(arguments: argparse.Namespace, before: "RunOptions") -> "RunOpt
         raise UsageError(str(error)) from error
 
 
-def _train(arguments: argparse.Namespace, plan: "TrainPlan", settings: "Settings", new: bool) -> int:
+def _train(
+    arguments: argparse.Namespace, plan: "TrainPlan", settings: "Settings", new: bool, start_from: Sequence[Path] = ()
+) -> int:
     """Checks everything, then trains; a new training's folder is made in between."""
     from tools.train.cache import open_cache
     from tools.train.distributed import join_ranks
     from tools.train.fit import Fit, tune_process
+    from tools.train.handover import trained_networks
     from tools.train.sampling import choose_cases
     from tools.train.settings import start_folder
 
@@ -101,11 +106,14 @@ def _train(arguments: argparse.Namespace, plan: "TrainPlan", settings: "Settings
     for labelled in (True,) if settings.trainer.supervised else (True, False):
         choose_cases(cases, plan, labelled)
     validation = _validation(settings, plan) if settings.run.validate_every else None
+    weights = trained_networks(start_from)
     tune_process(settings.run.threads)
     with join_ranks(settings.run.device) as rank:
         if new and rank.leads:
             start_folder(arguments.out, plan, settings)
         fit = Fit(arguments.out, plan, settings.trainer, cases, rank, limits, validation, settings.run.workers)
+        if weights:
+            fit.start_from(weights, [str(source) for source in start_from])
         progress = fit.run()
     last = plan.epochs * plan.iterations_per_epoch
     more = "" if progress.step >= last else f"; go on with: python -m tools.train resume {arguments.out}"

@@ -73,6 +73,15 @@ def _add_fit_arguments(parser: argparse.ArgumentParser) -> None:
         "--ema", type=float, default=0.0, metavar="DECAY", help="keep running means of the networks, 0.999 say"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="TRAINING",
+        help="begin with the networks of other trainings (folders or packed files, in this order) instead of random "
+        "ones; a sibling for which none is left is random",
+    )
     _add_data_arguments(parser)
     _add_run_arguments(parser)
 

@@ -106,6 +106,16 @@ class Fit:
         if rank.leads:
             drop_later_lines(folder, self._progress.step)
 
+    def start_from(self, weights: Sequence[dict[str, torch.Tensor]], sources: Sequence[str]) -> None:
+        """Begins a new training with the weights of others; the log says of which.
+
+        Raises:
+            UsageError: they do not fit the plan's network.
+        """
+        self._trainer.start_from(weights)
+        self._log({"kind": "start", "start_from": list(sources)})
+        self._save()  # from now on resume finds them
+
     def run(self) -> Progress:
         """Trains until the plan's end or a limit; a checkpoint stands at the end either way.
 

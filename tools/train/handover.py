@@ -4,8 +4,10 @@ What is not in it are the optimisers; they start anew, with a learning rate that
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,8 @@ from tools.train.training_log import LOG_FILE
 
 FORMAT = "3dcps-training-1"
 
+Weights = dict[str, torch.Tensor]
+
 
 def pack(run: Path, file: Path) -> None:
     """Writes the networks of a training (their running means, where it keeps them) with plan, options, progress, log.
@@ -31,8 +35,7 @@ def pack(run: Path, file: Path) -> None:
         FolderError: the file cannot be written.
     """
     state = load_checkpoint(run)
-    networks = state["trainer"]["averages"] or state["trainer"]["networks"]
-    pairs = ((f"{i}.{key}", value) for i, weights in enumerate(networks) for key, value in weights.items())
+    pairs = ((f"{i}.{key}", value) for i, weights in enumerate(_of_state(state)) for key, value in weights.items())
     tensors = {key: value.half().contiguous() for key, value in pairs}
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise AppError(f"{run}: weights do not fit float16; the training has diverged")
@@ -59,15 +62,7 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
         UsageError: the file is none of ``pack``'s, or the cache was prepared with another plan.
         AppError: there is a training in ``run``.
     """
-    try:
-        with safe_open(file, framework="pt") as packed:
-            metadata = packed.metadata() or {}
-            tensors = {key: packed.get_tensor(key).float() for key in packed.keys()}  # noqa: SIM118 (no dict)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{file}: cannot be read ({error}); expected a file that `tools.train pack` wrote") from error
-    if metadata.get("format") != FORMAT:
-        raise UsageError(f"{file}: format {metadata.get('format')}; expected {FORMAT}, as `tools.train pack` writes it")
-    record = json.loads(metadata["training"])
+    record, networks = _read(file)
     plan = parse_train_plan(json.dumps(record["plan"]), str(file))
     cache = Path(settings.cache)
     if any(case.digest != preprocessing_digest(plan.app) for case in open_cache(cache, settings.hold_out)):
@@ -76,7 +71,6 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
             f"prepare the scans into a new folder with --plan {file}"
         )
     options = TrainerOptions(**record["options"])
-    networks = [_with_prefix(tensors, prefix) for prefix in sorted({key.partition(".")[0] for key in tensors})]
     trainer = {
         "networks": networks,
         "averages": networks if options.ema_decay else [],
@@ -89,5 +83,40 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
     (run / LOG_FILE).write_text(record["log"])
 
 
-def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def trained_networks(sources: Sequence[Path]) -> list[Weights]:
+    """The networks of some trainings in the order given, for ``fit --start-from``.
+
+    Args:
+        sources: folders of trainings, or files that ``pack`` wrote. Of each all networks are taken; their running
+            means where it keeps them.
+
+    Raises:
+        AppError: one of them is no training.
+    """
+    networks: list[Weights] = []
+    for source in sources:
+        networks += _of_state(load_checkpoint(source)) if source.is_dir() else _read(source)[1]
+    return networks
+
+
+def _of_state(state: dict[str, Any]) -> list[Weights]:
+    networks: list[Weights] = state["trainer"]["averages"] or state["trainer"]["networks"]
+    return networks
+
+
+def _read(file: Path) -> tuple[dict[str, Any], list[Weights]]:
+    """What a packed file says of its training, and the networks in float32."""
+    try:
+        with safe_open(file, framework="pt") as packed:
+            metadata = packed.metadata() or {}
+            tensors = {key: packed.get_tensor(key).float() for key in packed.keys()}  # noqa: SIM118 (no dict)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}); expected a file that `tools.train pack` wrote") from error
+    if metadata.get("format") != FORMAT:
+        raise UsageError(f"{file}: format {metadata.get('format')}; expected {FORMAT}, as `tools.train pack` writes it")
+    prefixes = sorted({key.partition(".")[0] for key in tensors})
+    return json.loads(metadata["training"]), [_with_prefix(tensors, prefix) for prefix in prefixes]
+
+
+def _with_prefix(tensors: Weights, prefix: str) -> Weights:
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}

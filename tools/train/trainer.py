@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from app.backends.processor import is_fast_in_bf16
+from app.errors import UsageError
 from app.network import UNet
 from tools.train.cps import CpsLosses, cps_losses, supervised_losses
 from tools.train.distributed import Rank, spread
@@ -104,6 +105,24 @@ class Trainer:
         if losses.agreement is not None:
             numbers["agreement"] = self._rank.mean_of(losses.agreement)
         return {name: float(value.detach()) for name, value in numbers.items()}
+
+    def start_from(self, weights: Sequence[dict[str, Tensor]]) -> None:
+        """Takes the weights of other trainings, one after another, as far as they go; the rate rises from 0.
+
+        A sibling for which there are none keeps its random ones, further ones are not used.
+
+        Raises:
+            UsageError: they are those of another network.
+        """
+        for number, (network, values) in enumerate(zip(self.networks, weights, strict=False), start=1):
+            try:
+                network.load_state_dict(values)
+            except RuntimeError as error:
+                detail = str(error).partition("\n")[2].strip().partition("\n")[0]
+                raise UsageError(f"--start-from: not the plan's network; for sibling {number}: {detail}") from error
+        for average, network in zip(self.averages, self.networks, strict=False):
+            average.load_state_dict(network.state_dict())
+        self._warm_up_left = _WARM_UP
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
