@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -65,10 +66,11 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def run(data: Path, out: Path, *more: str, preset: str = "compact-3d") -> int:
+def run(data: Path, out: Path, *more: str, preset: str | None = "compact-3d") -> int:
     parser = argparse.ArgumentParser()
     prepare.add_arguments(parser)
-    words = ["--data", str(data), "--out", str(out), "--preset", preset, "--workers", "1", *more]
+    plan = ["--preset", preset] if preset else []
+    words = ["--data", str(data), "--out", str(out), *plan, "--workers", "1", *more]
     return prepare.run(parser.parse_args(words))
 
 
@@ -177,6 +179,30 @@ def test_foreground_voxels_lie_in_their_organ(data: Path, tmp_path: Path) -> Non
         assert voxels.dtype == np.int32
         assert np.all(label[tuple(voxels.T)] == organ)
     assert unlabelled.foreground == {}
+
+
+def test_a_locator_sees_one_organ(data: Path, tmp_path: Path) -> None:
+    """At the locator's 6 mm, order 1; patches are still centred on every organ as often."""
+    run(data, tmp_path / "cache", preset="locator-3d")
+    run(data, tmp_path / "apart", "--plan", str(apart(tmp_path)), preset=None)
+    one, apart_case = open_cache(tmp_path / "cache")[0], open_cache(tmp_path / "apart")[0]
+    label = apart_case.read_label(whole(apart_case))
+    assert set(np.unique(label)) == {0, 1, 3, 13}
+    assert np.array_equal(one.read_label(whole(one)), label > 0)
+    assert one.annotated.tolist() == [True, True]
+    assert one.foreground.keys() == apart_case.foreground.keys() == {1, 3, 13}
+    for organ, voxels in one.foreground.items():
+        assert np.array_equal(voxels, apart_case.foreground[organ])
+
+
+def apart(folder: Path) -> Path:
+    """The locator's plan, but with FLARE's organs."""
+    plan = make_plan("locator-3d")
+    organs = make_plan("compact-3d").app.labels
+    write_train_plan(folder / "plan.json", replace(plan, organs_as_one=False, app=replace(plan.app, labels=organs)))
+    with pytest.raises(ValueError, match="found 13 labels; expected one"):
+        replace(plan, app=replace(plan.app, labels=organs))
+    return folder / "plan.json"
 
 
 def test_many_foreground_voxels_are_drawn_without_replacement() -> None:

@@ -27,6 +27,7 @@ def write_case(
     pad: float,
     flat: bool,
     meta: dict[str, Any],
+    organs_as_one: bool = False,
 ) -> None:
     """Writes a case: crops, quantises, compresses, picks foreground voxels; ``meta.json`` last.
 
@@ -40,6 +41,7 @@ def write_case(
         pad: the padding value, normalised.
         flat: chunks for slices (a 2-D network) instead of blocks.
         meta: what else ``meta.json`` is to hold.
+        organs_as_one: label 1 is written for all organs; foreground voxels are still picked organ by organ.
 
     Raises:
         FolderError: the folder cannot be written or the disk is full.
@@ -49,7 +51,7 @@ def write_case(
         raise ValueError(f"{folder}: values up to {largest:.4g} do not fit int16 in steps of {STEP}")
     box = content_box(image, label, pad)
     try:
-        _write_arrays(folder, image[box], None if label is None else label[box], flat)
+        _write_arrays(folder, image[box], None if label is None else label[box], flat, organs_as_one)
     except (OSError, RuntimeError) as error:
         raise FolderError(f"{folder}: cannot be written ({error}); free space or choose another folder") from error
     own = {
@@ -90,14 +92,15 @@ def pick_foreground(label: LabelArray, seed: int) -> dict[int, npt.NDArray[np.in
     return picked
 
 
-def _write_arrays(folder: Path, image: Float32Array, label: LabelArray | None, flat: bool) -> None:
+def _write_arrays(folder: Path, image: Float32Array, label: LabelArray | None, flat: bool, organs_as_one: bool) -> None:
     """Everything but ``meta.json``, flushed to disk before that may be written."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write_array(folder / IMAGE, image, np.dtype(np.int16), flat)
     positions = {}
     if label is not None:
-        _write_array(folder / LABEL, label, np.dtype(np.uint8), flat)
+        stored = (label > 0).astype(np.uint8) if organs_as_one else label
+        _write_array(folder / LABEL, stored, np.dtype(np.uint8), flat)
         positions = pick_foreground(label, seed=zlib.crc32(folder.name.encode()))
     with (folder / FOREGROUND).open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **{str(key): value for key, value in positions.items()})

@@ -38,6 +38,8 @@ class TrainPlan:
         plateau_patience, plateau_factor: epochs without improvement that are let pass, and what one more of them
             multiplies the rate by.
         gradient_clip: largest norm of a network's gradient.
+        organs_as_one: all organs of the label maps are the plan's only label, as a locator wants them. Organs that are
+            not annotated are then background.
         augmentation: random changes of the patches.
     """
 
@@ -59,6 +61,7 @@ class TrainPlan:
     gradient_clip: float = 12.0
     foreground_part: float = 0.33
     labelled_as_unlabelled: bool = False
+    organs_as_one: bool = False
     augmentation: AugmentationPlan = field(default_factory=AugmentationPlan)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,8 @@ class TrainPlan:
             raise ValueError("rates, weights and limits must be positive")
         if not (0 <= self.momentum < 1 and 0 < self.plateau_factor < 1 and 0 <= self.foreground_part <= 1):
             raise ValueError("momentum, plateau_factor and foreground_part must lie between 0 and 1")
+        if self.organs_as_one and len(self.app.labels) != 1:
+            raise ValueError(f"organs_as_one: found {len(self.app.labels)} labels; expected one")
         self._check_patch()
 
     def _check_patch(self) -> None:

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     fingerprint = pool([one.scan for one in sound if one.scan], [one.counts for one in sound if one.counts])
     write_fingerprint(arguments.out / FINGERPRINT_FILE, fingerprint)
     plan = read_train_plan(arguments.plan) if arguments.plan else make_plan(arguments.preset, data.organs, fingerprint)
-    if plan.app.labels != data.organs:
+    if not plan.organs_as_one and plan.app.labels != data.organs:
         raise UsageError(f"{arguments.plan}: its labels are not the organs of {' '.join(map(str, arguments.data))}")
     if arguments.check_only:
         write_train_plan(arguments.out / PLAN_FILE, plan)
@@ -200,6 +200,7 @@ def _prepare_case(case: TrainingCase, plan: TrainPlan, folder: Path, digest: str
             "organs": list(plan.app.labels),
             **_identity(case, digest),
         },
+        organs_as_one=plan.organs_as_one,
     )
 
 
