@@ -21,6 +21,9 @@ scans
                            bundle bounds its grid to 400 planes, so it sees 1200 slices at 9 mm; rows `-off` (heavy)
                            keep the network's 2.5 mm.
 
+this app predicts all windows of a scan, as nnU-Net does (--crop none). Rows `-shipped` do what the default bundle says:
+where its locator finds the organs, only their box is predicted, with fewer windows.
+
 numbers
   wall s         from before the start of the process to after its end. Sampling makes it up to 0.05 s too long.
   CPU s          user and system time of all processes. Spinning threads count as work.

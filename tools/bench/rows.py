@@ -13,6 +13,7 @@ Precision = Literal["fp32", "bf16"]
 Mode = Literal["fastest", "normal"]
 
 QUICK_SCAN = "ct_006"
+SHIPPED = "-shipped"  # ends the names of rows that do what the bundle says, cropping included
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Row:
         precision: ours; the peers calculate in fp32.
         mode: ours and v1's; v2 has ``normal`` only.
         spacing: ours: ``bundle`` is what the plan says, ``off`` the network's true spacing.
+        crop: ours: ``none`` predicts all windows, as the peers do; ``bundle`` is what the plan says.
         heavy: not run unless ``--rows`` names it: minutes a run, or memory that a small machine lacks.
     """
 
@@ -37,6 +39,7 @@ class Row:
     precision: Precision = "fp32"
     mode: Mode = "normal"
     spacing: Literal["bundle", "off"] = "bundle"
+    crop: Literal["none", "bundle"] = "none"
     heavy: bool = False
 
     @property
@@ -45,7 +48,8 @@ class Row:
         if self.program == "window":
             return f"window-{self.precision}"
         if self.program == "app":
-            return f"app-{self.precision}-{self.mode}" + ("-off" if self.spacing == "off" else "")
+            settings = ("-off" if self.spacing == "off" else "") + (SHIPPED if self.crop == "bundle" else "")
+            return f"app-{self.precision}-{self.mode}{settings}"
         return "v1-fastest" if self.program == "v1" else "v2"
 
     @property
@@ -113,12 +117,14 @@ def _group(
     heavy: bool = False,
     v2_is_heavy: bool = False,
 ) -> list[Row]:
-    """Both precisions and modes of ours, and both peers, on one scan."""
+    """Both precisions and modes of ours, the default bundle as it is shipped, and both peers, on one scan."""
     rows = [Row(scan, network, "window", precision=precision, heavy=heavy) for precision in precisions]
     modes: tuple[Mode, ...] = ("fastest", "normal")
     rows += [
         Row(scan, network, "app", scan, precision, mode, heavy=heavy) for precision in precisions for mode in modes
     ]
+    if network == "default":
+        rows += [Row(scan, network, "app", scan, precision, "fastest", crop="bundle") for precision in precisions]
     # v2 brings the logits of all classes back to the scan's grid: 14 x 621 x 452 x 480 floats are 7 GiB, and it holds
     # them more than once.
     rows.append(Row(scan, network, "v1", scan, mode="fastest", heavy=heavy))

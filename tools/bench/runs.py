@@ -88,6 +88,7 @@ class Workshop:
         out = self._out(row) / f"{row.scan}.nii.gz"
         command = [sys.executable, "-m", "app", "--bundle", str(self._bundle(row.network).folder), "--quiet"]
         command += ["--input", str(scan), "--output", str(out), "--report", str(report), "--spacing", row.spacing]
+        command += ["--crop", "none"] if row.crop == "none" else []
         command += ["--backend", "openvino", "--device", "cpu", "--precision", row.precision, "--mode", row.mode]
 
         def read(wall_s: float) -> dict[str, Any]:
