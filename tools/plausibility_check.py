@@ -1,10 +1,11 @@
 """How far good and bad scans lie apart in what ``app.plausibility`` measures: real scans, the same turned and spoilt.
 
 Every scan is segmented as it is, with its voxels turned under an unchanged header, and in parts that show no abdomen.
-Segmenting takes a minute each on two cores: label maps are kept in ``--work`` and not made again.
+Segmenting takes up to a minute each on two cores: label maps are kept in ``--work``, by bundle, and not made again.
 """
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -17,9 +18,7 @@ from typing import Any
 import numpy as np
 
 from app.atomic_files import atomic_file
-from app.backends import create_predictor
-from app.bundle import Bundle, load_bundle
-from app.options import Options
+from app.bundle import HASH_FILE, Bundle, load_bundle
 from app.pipeline import segment
 from app.plausibility import (
     LEAST_COMPACTNESS,
@@ -34,6 +33,7 @@ from app.plausibility import (
 from app.postprocessing import organ_volumes_ml
 from app.volume import LabelArray, Volume
 from app.volume_io import read_volume
+from tools.robustness.measure import load_networks
 
 _ROOT = Path(__file__).resolve().parent.parent
 AS_IS = "as_is"
@@ -116,9 +116,10 @@ class _Check:
     """Segments with one bundle, and keeps what it made."""
 
     def __init__(self, bundle: Bundle, work: Path, kept: bool) -> None:
-        self._plan, self._work, self._kept = bundle.plan, work, kept
-        self._predictor, _ = create_predictor(bundle, "auto", "cpu", "fp32")
-        work.mkdir(parents=True, exist_ok=True)
+        self._networks = load_networks(bundle, uncertainty=False, backend="auto", precision="fp32", threads=None)
+        self._plan, self._kept = bundle.plan, kept
+        self._work = work / hashlib.sha256((bundle.folder / HASH_FILE).read_bytes()).hexdigest()[:12]
+        self._work.mkdir(parents=True, exist_ok=True)
 
     def rows(self, path: Path, turns: list[str]) -> Iterator[Row]:
         """The rows of one scan."""
@@ -156,8 +157,8 @@ class _Check:
         if path.exists():
             kept: LabelArray = np.load(path)["labels"]
             return kept
-        options = Options(self._plan.mode, self._plan.spacing.enforce)
-        label_map, _, _ = segment(volume, self._predictor, self._plan, options)
+        networks = self._networks
+        label_map, _, _ = segment(volume, networks.predictor, self._plan, networks.options, locator=networks.locator)
         with atomic_file(path) as stream:
             np.savez_compressed(stream, labels=label_map)
         return label_map

@@ -43,7 +43,9 @@ class Networks:
         return Options(plan.mode, plan.spacing.enforce, crop=plan.shortcuts.crop)
 
 
-def load_networks(bundle: Bundle, uncertainty: bool, backend: Backend, precision: Precision, threads: int) -> Networks:
+def load_networks(
+    bundle: Bundle, uncertainty: bool, backend: Backend, precision: Precision, threads: int | None
+) -> Networks:
     """The networks of a bundle, ready to run.
 
     Raises:
