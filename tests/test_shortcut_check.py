@@ -31,12 +31,12 @@ def files(tmp_path: Path) -> list[str]:
     write_scan(scans / "a_0000.nii.gz", voxels)
     write_scan(labels / "a.nii.gz", reference)
     return ["--bundle", str(bundle), "--scans", str(scans), "--labels", str(labels), "--precision", "fp32", "--out",
-            str(tmp_path / "check")]  # fmt: skip
+            str(tmp_path / "check.json")]  # fmt: skip
 
 
 def test_what_is_saved_changed_and_cut(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(files) == 0
-    record = json.loads((tmp_path / "check" / "shortcuts.json").read_text())
+    record = json.loads((tmp_path / "check.json").read_text())
     rows = {row["shortcut"]: row for row in record["rows"]}
     assert list(rows) == ["none", "air", "body", "organs"]
     assert rows["air"]["windows"] < rows["none"]["windows"]
@@ -50,15 +50,18 @@ def test_what_is_saved_changed_and_cut(files: list[str], tmp_path: Path, capsys:
     assert metal["dsc"] < 1
     assert rows["none"]["outside_ml"] == dict.fromkeys(TINY_LABELS, 0.0)
     assert rows["organs"]["outside_ml"] == {"first": 0.0, "second": 0.0, "third": pytest.approx(0.012)}
-    text = (tmp_path / "check" / "shortcuts.md").read_text()
-    assert text == markdown(record)
-    assert f"| a | {rows['none']['windows']} | {rows['air']['windows']}, " in text
+    assert rows["organs"]["mean_dsc"] == pytest.approx(rows["none"]["mean_dsc"], abs=0.01)
+    text = markdown(record)
+    assert f"| a | {rows['none']['windows']}, DSC {rows['none']['mean_dsc']:.4f} | {rows['air']['windows']}, " in text
     assert text in capsys.readouterr().out
 
 
 def test_a_folder_without_scans_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--scans", str(tmp_path), "--out", str(tmp_path / "check")]) == 3
-    assert f"{tmp_path}: no *_0000.nii.gz; expected scans" in capsys.readouterr().err
+    assert main(["--scans", str(tmp_path), "--out", str(tmp_path / "check.json")]) == 3
+    assert main(["--scans", str(tmp_path), "--only", "b", "--out", str(tmp_path / "check.json")]) == 3
+    errors = capsys.readouterr().err
+    assert f"{tmp_path}: no *_0000.nii.gz; expected scans" in errors
+    assert f"{tmp_path}: no b_0000.nii.gz; expected scans" in errors
 
 
 def test_a_bad_scan_does_not_lose_the_others(
@@ -71,5 +74,5 @@ def test_a_bad_scan_does_not_lose_the_others(
     errors = capsys.readouterr().err
     assert "b_0000.nii.gz: " in errors
     assert "c.nii.gz: " in errors
-    rows = json.loads((tmp_path / "check" / "shortcuts.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
     assert {row["scan"] for row in rows} == {"a"}

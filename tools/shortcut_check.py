@@ -2,7 +2,8 @@
 
 ``air``: windows of nothing but air are calculated once. ``body``, ``organs``: only the box of the body, or of what the
 bundle's locator finds, is segmented. Shortcuts move windows, so that labels change a little everywhere; what counts is
-what an organ loses. With ``--labels`` it is also said how much of each organ of the reference lies outside of the box.
+what an organ loses. With ``--labels`` it is also said how much of each organ of the reference lies outside of the box,
+and how well label maps agree with it.
 """
 
 import argparse
@@ -52,6 +53,7 @@ class Row:
         seconds: of finding the box and of the network.
         organs: by name: ml without and with the shortcut, DSC between the two (None: neither found it).
         outside_ml: of the reference, by organ, outside of the box; None without a reference.
+        mean_dsc: with the reference, over the organs that it shows; None without.
     """
 
     scan: str
@@ -60,6 +62,7 @@ class Row:
     seconds: dict[str, float]
     organs: dict[str, dict[str, float | None]]
     outside_ml: dict[str, float] | None
+    mean_dsc: float | None
 
 
 class _Counting:
@@ -117,7 +120,8 @@ class _Check:
         voxel_ml = volume.geometry.voxel_volume_ml
         organs = _changes(label_map if before is None else before, label_map, plan.labels, voxel_ml)
         outside = None if reference is None else self._outside_ml(volume, plan, options, reference)
-        return label_map, Row(scan, shortcut, self.network.windows - begun, seconds, organs, outside)
+        mean_dsc = None if reference is None else _mean_dsc(label_map, reference, plan.classes)
+        return label_map, Row(scan, shortcut, self.network.windows - begun, seconds, organs, outside, mean_dsc)
 
     def _outside_ml(self, volume: Volume, plan: Plan, options: Options, reference: LabelArray) -> dict[str, float]:
         """How much of each organ lies where the network never looks."""
@@ -127,6 +131,12 @@ class _Check:
         counts = np.bincount(outside.ravel(), minlength=plan.classes)
         voxel_ml = volume.geometry.voxel_volume_ml
         return {organ: int(counts[label]) * voxel_ml for label, organ in enumerate(plan.labels, start=1)}
+
+
+def _mean_dsc(label_map: LabelArray, reference: LabelArray, classes: int) -> float | None:
+    scores = [dice(label_map == label, reference == label) for label in range(1, classes) if np.any(reference == label)]
+    found = [score for score in scores if score is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _changes(
@@ -148,11 +158,16 @@ def markdown(record: dict[str, Any]) -> str:
     rows, shortcuts = record["rows"], record["shortcuts"]
     plain = {row["scan"]: row for row in rows if row["shortcut"] == _NONE}
     lines = [f"`{record['command']}`", "", f"Bundle {record['bundle']}, {record['precision']}.", ""]
-    lines += [f"| scan | windows | {' | '.join(shortcuts)} |", f"|---|---|{'---|' * len(shortcuts)}"]
+    lines += [f"| scan | none | {' | '.join(shortcuts)} |", f"|---|---|{'---|' * len(shortcuts)}"]
     for scan, usual in plain.items():
         cells = [_saving(row, usual) for row in rows if row["scan"] == scan and row["shortcut"] != _NONE]
-        lines.append(f"| {scan} | {usual['windows']} | {' | '.join(cells)} |")
-    lines += ["", "Windows, then seconds of finding the box and of the network against those of the network alone.", ""]
+        lines.append(f"| {scan} | {usual['windows']}{_agreement(usual)} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Windows; seconds of finding the box and of the network, as a part of the network's alone; mean DSC with the "
+        "reference over the organs that it shows.",
+        "",
+    ]
     lines += [f"| organ | {' | '.join(shortcuts)} |", f"|---|{'---|' * len(shortcuts)}"]
     for organ in record["organs"]:
         cells = [_change(organ, [row for row in rows if row["shortcut"] == shortcut]) for shortcut in shortcuts]
@@ -166,7 +181,12 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _saving(row: dict[str, Any], usual: dict[str, Any]) -> str:
-    return f"{row['windows']}, {sum(row['seconds'].values()) / sum(usual['seconds'].values()):.2f}"
+    part = sum(row["seconds"].values()) / sum(usual["seconds"].values())
+    return f"{row['windows']}, {part:.2f}{_agreement(row)}"
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    return "" if row["mean_dsc"] is None else f", DSC {row['mean_dsc']:.4f}"
 
 
 def _change(organ: str, rows: list[dict[str, Any]]) -> str:
@@ -192,13 +212,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
-    scans = sorted(arguments.scans.glob("*_0000.nii.gz"))
+    names = arguments.only or ["*"]
+    scans = sorted(path for name in names for path in arguments.scans.glob(f"{name}_0000.nii.gz"))
     if not scans:
-        raise FolderError(f"{arguments.scans}: no *_0000.nii.gz; expected scans. Give --scans")
+        wanted = ", ".join(f"{name}_0000.nii.gz" for name in names)
+        raise FolderError(f"{arguments.scans}: no {wanted}; expected scans. Give --scans")
     bundle = load_bundle(arguments.bundle)
     if bundle.plan.orientation != "LPS":
         raise UsageError(f"{arguments.bundle}: shortcuts are for bundles whose orientation is LPS")
-    prepare_output_folder(arguments.out)
+    prepare_output_folder(arguments.out.parent)
     check = _Check(bundle, arguments.precision)
     rows: list[dict[str, Any]] = []
     record = {
@@ -230,19 +252,19 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
     return EXIT_CASE_FAILED if failed else EXIT_OK
 
 
-def _write(record: dict[str, Any], folder: Path) -> None:
-    for name, text in (("shortcuts.json", json.dumps(record, indent=1) + "\n"), ("shortcuts.md", markdown(record))):
-        with atomic_file(folder / name) as stream:
-            stream.write(text.encode())
+def _write(record: dict[str, Any], path: Path) -> None:
+    with atomic_file(path) as stream:
+        stream.write((json.dumps(record, indent=1) + "\n").encode())
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.shortcut_check", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=_ROOT / "weights" / "default", metavar="DIR")
     parser.add_argument("--scans", type=Path, default=_DATA / "images", metavar="DIR", help="X_0000.nii.gz")
+    parser.add_argument("--only", nargs="+", metavar="X", help="these scans (default: all)")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="X.nii.gz, where there are some")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for shortcuts.json and shortcuts.md")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     return parser
 
 
