@@ -218,17 +218,19 @@ class ShortcutPlan:
     Attributes:
         crop: the box that is segmented: of the whole scan, of the body, or of what the bundle's locator finds.
         margin_mm: around that box.
+        least_ml: a locator that finds less than this in all has missed the abdomen, and the whole scan is segmented.
         skip_air: a window that holds nothing but air (or lung, clipped to the same value) is calculated once; labels
             stay the same.
     """
 
     crop: Crop = "none"
     margin_mm: float = 25.0
+    least_ml: float = 100.0
     skip_air: bool = False
 
     def __post_init__(self) -> None:
-        if not self.margin_mm >= 0:
-            raise ValueError("margin_mm must not be negative")
+        if not (self.margin_mm >= 0 and self.least_ml >= 0):
+            raise ValueError("margin_mm and least_ml must not be negative")
 
 
 @dataclass(frozen=True)

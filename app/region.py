@@ -37,7 +37,8 @@ def find_region(volume: Volume, plan: Plan, crop: Crop, kind: SpacingKind, locat
     """The box (z, y, x) of the oriented scan that is to be segmented; None: all of it.
 
     It has a margin around what was found (the plan's around organs) and is then enlarged as far as costs no further
-    window, so that no window looks at padding where there is body. If nothing is found, it is all of the scan.
+    window, so that no window looks at padding where there is body. If nothing is found, or less of organs than the
+    plan expects at least, it is all of the scan.
 
     Args:
         volume: as stored.
@@ -52,7 +53,7 @@ def find_region(volume: Volume, plan: Plan, crop: Crop, kind: SpacingKind, locat
     oriented = axis_map.apply_to_geometry(volume.geometry)
     if crop == "organs":
         assert locator is not None
-        found, margin_mm = _organ_box(volume, locator), plan.shortcuts.margin_mm
+        found, margin_mm = _organ_box(volume, locator, plan.shortcuts.least_ml), plan.shortcuts.margin_mm
     else:
         found, margin_mm = _body_box(axis_map.apply(volume.voxels), volume, oriented.spacing_zyx_mm), _BODY_MARGIN_MM
     if found is None:
@@ -60,8 +61,8 @@ def find_region(volume: Volume, plan: Plan, crop: Crop, kind: SpacingKind, locat
     return _fill_windows(_with_margin(found, oriented, margin_mm), oriented, plan, kind)
 
 
-def _organ_box(volume: Volume, locator: Locator) -> Box | None:
-    """The smallest box of the oriented scan that holds all that the locator finds."""
+def _organ_box(volume: Volume, locator: Locator, least_ml: float) -> Box | None:
+    """The smallest box of the oriented scan that holds all that the locator finds; None if that is too little."""
     plan = locator.plan
     image, record = preprocess(volume, plan, "resample")
     found = np.zeros(record.grid.shape_zyx, dtype=bool)
@@ -71,7 +72,11 @@ def _organ_box(volume: Volume, locator: Locator) -> Box | None:
         organs = np.moveaxis(slab.logits.argmax(axis=0) != 0, slab.axis, 0)
         planes[slab.start : slab.start + len(organs)] = organs
     z, y, x = record.grid.target_zyx_mm
-    box = _bounding_box(_without_specks(found, _SMALLEST_FINDING_ML * 1000 / (z * y * x)))
+    voxel_ml = z * y * x / 1000
+    organs = _without_specks(found, _SMALLEST_FINDING_ML / voxel_ml)
+    if np.count_nonzero(organs) * voxel_ml < least_ml:
+        return None
+    box = _bounding_box(organs)
     return box and _scaled(box, record.grid.shape_zyx, record.oriented.shape_zyx)
 
 

@@ -39,7 +39,7 @@ def plan(target: Vector = (2.0, 2.0, 2.0), patch: Shape = (8, 8, 8), step: float
         labels=("organ",),
         spacing=replace(tiny.spacing, target_zyx_mm=target),
         sliding_window=replace(tiny.sliding_window, patch_size=patch, tile_step_size=step),
-        shortcuts=ShortcutPlan(margin_mm=margin_mm),
+        shortcuts=ShortcutPlan(margin_mm=margin_mm, least_ml=0),
     )
 
 
@@ -81,6 +81,16 @@ def test_specks_are_not_organs() -> None:
     voxels[40:46, 40:46, 40:46] = 200
     box = find_region(scan(voxels, (2.0, 2.0, 2.0)), plan(), "organs", "off", locator())
     assert all(start > 30 for start, _ in sizes(box))
+
+
+def test_too_little_of_organs_is_not_believed() -> None:
+    """16 x 20 x 20 voxels of 8 mm3 are 51.2 ml."""
+    voxels = np.full((60, 60, 60), -100, dtype=np.int16)
+    voxels[20:36, 20:40, 20:40] = 200
+    for least_ml, believed in ((51.0, True), (51.3, False)):
+        used = replace(plan(), shortcuts=ShortcutPlan(margin_mm=0, least_ml=least_ml))
+        box = find_region(scan(voxels, (2.0, 2.0, 2.0)), used, "organs", "off", locator())
+        assert (box is not None) == believed
 
 
 def test_the_body_is_the_largest_dense_part_and_not_the_table() -> None:
@@ -163,7 +173,7 @@ def located_bundle(tmp_path: Path) -> Path:
     """The tiny bundle with itself as its locator."""
     folder = write_tiny_bundle(tmp_path / "bundle")
     locator_folder = write_tiny_bundle(tmp_path / "locator")
-    set_shortcuts(folder, "organs", None, None, locator_folder)
+    set_shortcuts(folder, "organs", least_ml=0, locator=locator_folder)
     return folder
 
 
@@ -205,10 +215,10 @@ def test_organs_cannot_be_found_without_a_locator(
 
 def test_shortcuts_are_set_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_tiny_bundle(tmp_path / "bundle")
-    assert convert(["shortcuts", str(folder), "--crop", "body", "--margin", "30", "--skip-air"]) == 0
-    assert load_bundle(folder).plan.shortcuts == ShortcutPlan("body", 30.0, True)
+    assert convert(["shortcuts", str(folder), "--crop", "body", "--margin", "30", "--least", "50", "--skip-air"]) == 0
+    assert load_bundle(folder).plan.shortcuts == ShortcutPlan("body", 30.0, 50.0, True)
     assert convert(["shortcuts", str(folder), "--no-skip-air"]) == 0
-    assert load_bundle(folder).plan.shortcuts == ShortcutPlan("body", 30.0, False)
+    assert load_bundle(folder).plan.shortcuts == ShortcutPlan("body", 30.0, 50.0, False)
     assert convert(["shortcuts", str(folder), "--crop", "organs"]) == 4
     assert "no locator" in capsys.readouterr().err
     assert load_bundle(folder).plan.shortcuts.crop == "body"

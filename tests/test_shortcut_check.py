@@ -18,7 +18,7 @@ def files(tmp_path: Path) -> list[str]:
     The bundle is the tiny one with itself as its locator, which takes less than 1 ml (167 voxels of 6 mm3) for noise.
     """
     bundle = write_tiny_bundle(tmp_path / "bundle")
-    set_shortcuts(bundle, "organs", 3.0, None, write_tiny_bundle(tmp_path / "locator"))
+    set_shortcuts(bundle, "organs", 3.0, least_ml=0, locator=write_tiny_bundle(tmp_path / "locator"))
     scans, labels = tmp_path / "scans", tmp_path / "labels"
     for folder in (scans, labels):
         folder.mkdir()

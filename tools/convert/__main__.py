@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     shortcuts.add_argument("bundle", type=Path, metavar="BUNDLE")
     shortcuts.add_argument("--crop", choices=("none", "body", "organs"), help="the box that is segmented")
     shortcuts.add_argument("--margin", type=float, metavar="MM", help="around the organs")
+    shortcuts.add_argument("--least", type=float, metavar="ML", help="less than this of organs is not believed")
     shortcuts.add_argument("--locator", type=Path, metavar="BUNDLE2", help="coarse network that finds them; is copied")
     shortcuts.add_argument(
         "--skip-air", action=argparse.BooleanOptionalAction, help="calculate windows of air once (same label map)"
@@ -176,7 +177,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _set_shortcuts(arguments: argparse.Namespace) -> int:
     from tools.convert.bundles import set_shortcuts
 
-    found = set_shortcuts(arguments.bundle, arguments.crop, arguments.margin, arguments.skip_air, arguments.locator)
+    wanted = (arguments.crop, arguments.margin, arguments.least, arguments.skip_air, arguments.locator)
+    found = set_shortcuts(arguments.bundle, *wanted)
     print(f"{arguments.bundle / 'plan.json'}: {found}")
     return 0
 

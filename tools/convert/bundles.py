@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -108,6 +109,7 @@ def set_shortcuts(
     folder: Path,
     crop: Crop | None = None,
     margin_mm: float | None = None,
+    least_ml: float | None = None,
     skip_air: bool | None = None,
     locator: Path | None = None,
 ) -> ShortcutPlan:
@@ -118,12 +120,9 @@ def set_shortcuts(
     """
     bundle = load_bundle(folder)
     source = None if locator is None else load_bundle(locator)
-    before = bundle.plan.shortcuts
-    shortcuts = ShortcutPlan(
-        crop=before.crop if crop is None else crop,
-        margin_mm=before.margin_mm if margin_mm is None else margin_mm,
-        skip_air=before.skip_air if skip_air is None else skip_air,
-    )
+    given = {"crop": crop, "margin_mm": margin_mm, "least_ml": least_ml, "skip_air": skip_air}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    shortcuts = replace(bundle.plan.shortcuts, **changes)
     if shortcuts.crop == "organs" and source is None and bundle.locator is None:
         raise BundleError(f"{folder}: no locator to find the organs with; give --locator a bundle")
     if source is not None:
