@@ -1,4 +1,4 @@
-"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|shortcuts|twin|verify``."""
+"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|shortcuts|postprocessing|twin|verify``."""
 
 import argparse
 import sys
@@ -72,6 +72,16 @@ def build_parser() -> argparse.ArgumentParser:
     shortcuts.add_argument(
         "--skip-air", action=argparse.BooleanOptionalAction, help="calculate windows of air once (same label map)"
     )
+    cleaning = commands.add_parser(
+        "postprocessing",
+        help="find out of which organs only the largest component should stay",
+        description="Compares label maps of patients that the network has not learnt from with references, with all "
+        "components of an organ and with its largest one, and writes into the bundle which organs gain. Make the label "
+        "maps with the bundle while its postprocessing.largest_component is empty.",
+    )
+    cleaning.add_argument("bundle", type=Path, metavar="BUNDLE")
+    cleaning.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="X.nii.gz")
+    cleaning.add_argument("--references", type=Path, required=True, metavar="DIR", help="X.nii.gz of the same patients")
     twin = commands.add_parser("twin", help="copy a second network into a bundle, for the app's --uncertainty")
     twin.add_argument("bundle", type=Path, metavar="BUNDLE")
     twin.add_argument("source", type=Path, metavar="BUNDLE2", help="same plan, other weights: another fold, a sibling")
@@ -90,11 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    run = {"onnx": _convert, "shortcuts": _set_shortcuts, "twin": _add_twin, "verify": _verify}.get(
-        arguments.command, _import
-    )
     try:
-        return run(arguments)
+        return _COMMANDS.get(arguments.command, _import)(arguments)
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -183,6 +190,19 @@ def _set_shortcuts(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _set_largest_components(arguments: argparse.Namespace) -> int:
+    from tools.convert.components import set_largest_components
+    from tools.evaluate.cases import pair_cases
+
+    found = pair_cases(arguments.predictions, arguments.references).pairs
+    pairs = [pair for pair in found if pair.prediction.exists()]
+    print("| organ | cases | DSC, all components | DSC, largest | kept |\n|---|---:|---:|---:|---|")
+    for choice in set_largest_components(arguments.bundle, pairs):
+        kept = "largest" if choice.taken else "all"
+        print(f"| {choice.organ} | {choice.cases} | {choice.before:.4f} | {choice.after:.4f} | {kept} |")
+    return 0
+
+
 def _add_twin(arguments: argparse.Namespace) -> int:
     from tools.convert.twins import add_twin
 
@@ -227,6 +247,14 @@ def _part(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text}: expected a part of the patch, above 0 and up to 1")
     return value
 
+
+_COMMANDS = {
+    "onnx": _convert,
+    "shortcuts": _set_shortcuts,
+    "postprocessing": _set_largest_components,
+    "twin": _add_twin,
+    "verify": _verify,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ from app.bundle import (
 )
 from app.errors import BundleError, FolderError
 from app.onnx_check import check_self_contained
-from app.plan import Crop, Plan, ShortcutPlan, parse_plan
+from app.plan import Crop, Plan, PostprocessingPlan, ShortcutPlan, parse_plan
 from tools.convert.architectures import Architecture, export_onnx, restore
 from tools.convert.half_precision import to_half_precision
 from tools.convert.onnx_graph import Weights, build_onnx
@@ -132,11 +132,17 @@ def set_shortcuts(
         target.mkdir(exist_ok=True)
         for name in (HASH_FILE, *source.sha256):
             shutil.copyfile(source.folder / name, target / name)
+    change_plan(folder, shortcuts=shortcuts)
+    return shortcuts
+
+
+def change_plan(folder: Path, **sections: ShortcutPlan | PostprocessingPlan) -> None:
+    """Replaces sections of a bundle's ``plan.json`` and writes the hashes."""
     plan = json.loads((folder / PLAN_FILE).read_text())
-    (folder / PLAN_FILE).write_text(json.dumps({**plan, "shortcuts": asdict(shortcuts)}, indent=1) + "\n")
+    plan |= {name: asdict(section) for name, section in sections.items()}
+    (folder / PLAN_FILE).write_text(json.dumps(plan, indent=1) + "\n")
     write_hashes(folder)
     load_bundle(folder)
-    return shortcuts
 
 
 def stored_architecture(bundle: Bundle) -> str:

@@ -1,0 +1,85 @@
+"""Which organs are one piece: those whose largest component alone agrees better with references, as nnU-Net decides.
+
+nnU-Net v1 (``postprocessing/connected_components.py``) compares the mean DSC of a class over its validation cases
+with and without its other components, class by class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from app.bundle import load_bundle
+from app.errors import CaseError, UsageError
+from app.plan import PostprocessingPlan
+from app.postprocessing import postprocess
+from tools.convert.bundles import change_plan
+from tools.evaluate.cases import CasePair
+from tools.evaluate.geometry import first_unequal_field
+from tools.evaluate.label_maps import read_label_map
+from tools.evaluate.metrics import dice
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One organ.
+
+    Attributes:
+        cases: whose reference shows it.
+        before, after: mean DSC over these cases, of all components and of the largest one.
+    """
+
+    organ: str
+    cases: int
+    before: float
+    after: float
+
+    @property
+    def taken(self) -> bool:
+        """Whether only the largest component is to stay; equal means no."""
+        return self.after > self.before
+
+
+def compare_components(pairs: Sequence[CasePair], labels: tuple[str, ...]) -> list[Choice]:
+    """The organs that a reference shows, in the order of the labels.
+
+    Raises:
+        CaseError: a label map is missing or unusable, or the two of a case lie on different grids.
+    """
+    scores: dict[str, list[tuple[float, float]]] = {organ: [] for organ in labels}
+    everything = PostprocessingPlan(largest_component=labels)
+    for pair in pairs:
+        if pair.refusal:
+            raise CaseError(pair.refusal)
+        reference, found = (read_label_map(path, len(labels)) for path in (pair.reference, pair.prediction))
+        if field := first_unequal_field(found.geometry, reference.geometry):
+            raise CaseError(f"{pair.prediction}: {field} differs from that of {pair.reference}; expected the same grid")
+        largest = postprocess(found.labels.copy(), labels, everything, voxel_volume_ml=1.0)
+        for label, organ in enumerate(labels, start=1):
+            shown = reference.labels == label
+            if shown.any():
+                before, after = (dice(kept == label, shown) or 0.0 for kept in (found.labels, largest))
+                scores[organ].append((before, after))
+    return [
+        Choice(organ, len(found), *(float(np.mean(side)) for side in zip(*found, strict=True)))
+        for organ, found in scores.items()
+        if found
+    ]
+
+
+def set_largest_components(folder: Path, pairs: Sequence[CasePair]) -> list[Choice]:
+    """Sets ``postprocessing.largest_component`` of a bundle to what helps these cases; returns the comparison.
+
+    Raises:
+        CaseError: see ``compare_components``.
+        UsageError: no reference shows an organ of the bundle.
+        BundleError: the bundle is altered.
+    """
+    plan = load_bundle(folder).plan
+    choices = compare_components(pairs, plan.labels)
+    if not choices:
+        raise UsageError("the references show no organ; expected the label maps of held-out patients")
+    taken = tuple(choice.organ for choice in choices if choice.taken)
+    change_plan(folder, postprocessing=replace(plan.postprocessing, largest_component=taken))
+    return choices
