@@ -90,7 +90,14 @@ def main(argv: list[str] | None = None) -> int:
         "compactness": LEAST_COMPACTNESS,
         "position_mm": TURNED_MM,
     }
-    report = {"command": command, "limits": limits, "summary": summarise(rows), "rows": [asdict(row) for row in rows]}
+    report = {
+        "schema_version": 1,
+        "command": command,
+        "bundle": {"name": bundle.plan.name, **bundle.sha256},
+        "limits": limits,
+        "summary": summarise(rows),
+        "rows": [asdict(row) for row in rows],
+    }
     with atomic_file(arguments.out) as stream:
         stream.write((json.dumps(report, indent=1) + "\n").encode())
     return 1 if any(row.warnings for row in rows if row.change == AS_IS) else 0

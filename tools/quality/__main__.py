@@ -46,6 +46,7 @@ def analyse(record: dict[str, Any], command: str) -> dict[str, Any]:
     pairs, warn_below = pairs_of(record["rows"]), record["warn_below_agreement"]
     organs = list(dict.fromkeys(organ for row in record["rows"] if not row["skipped"] for organ in row["organs"]))
     return {
+        "schema_version": 1,
         "command": command,
         "measured_with": record["command"],
         "bundle": record["bundle"]["name"],
