@@ -95,7 +95,7 @@ def test_two_dimensional_networks_take_the_same_way(plan: Plan) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("case", sorted(EXPECTED_MEAN_DSC))
-def test_real_scans_reach_the_bootstrap_networks_dsc(case: str, shared_data: Path, tmp_path: Path) -> None:
+def test_real_scans_reach_the_recorded_dsc(case: str, shared_data: Path, tmp_path: Path) -> None:
     scan_path = shared_data / "images" / f"{case}_0000.nii.gz"
     output, report = tmp_path / f"{case}.nii.gz", tmp_path / "report.json"
     assert (

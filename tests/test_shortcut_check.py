@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import TINY_LABELS, tissue, write_scan, write_tiny_bundle
+from app.bundle import load_bundle
+from tests.conftest import ROOT, TINY_LABELS, tissue, write_scan, write_tiny_bundle
 from tools.convert.bundles import set_shortcuts
 from tools.shortcut_check import main, markdown
 
@@ -76,3 +77,14 @@ def test_a_bad_scan_does_not_lose_the_others(
     assert "c.nii.gz: " in errors
     rows = json.loads((tmp_path / "check.json").read_text())["rows"]
     assert {row["scan"] for row in rows} == {"a"}
+
+
+def test_the_readme_shows_the_recorded_run() -> None:
+    """As the tool wrote it, of the bundle that is shipped."""
+    record = json.loads((ROOT / "tools" / "shortcut_check.json").read_text(encoding="utf-8"))
+    assert markdown(record).rstrip() in (ROOT / "README.md").read_text(encoding="utf-8")
+    bundle = load_bundle(ROOT / "weights" / "default")
+    assert record["sha256"]["network.onnx"] == bundle.sha256["network.onnx"]
+    rows = [row for row in record["rows"] if row["shortcut"] == bundle.plan.shortcuts.crop]
+    assert len(rows) == 10
+    assert sum(sum(row["outside_ml"].values()) for row in rows if row["outside_ml"]) < 1
