@@ -1,8 +1,8 @@
 """Connected components per organ: keep the largest, drop the small."""
 
 import numpy as np
-from scipy import ndimage
 
+from app.components import find_components
 from app.plan import PostprocessingPlan
 from app.volume import LabelArray
 
@@ -17,19 +17,19 @@ def postprocess(
     touched = {*plan.largest_component, *plan.minimum_volume_ml}
     if not touched:
         return label_map
-    boxes = ndimage.find_objects(label_map, max_label=len(labels))
-    for label, (organ, box) in enumerate(zip(labels, boxes, strict=True), start=1):
-        if box is None or organ not in touched:
+    wanted = np.zeros(256, dtype=np.bool_)
+    wanted[[labels.index(organ) + 1 for organ in touched]] = True
+    components = find_components(label_map, wanted)
+    keep = np.ones(len(components.label), dtype=np.bool_)
+    for label, organ in enumerate(labels, start=1):
+        own = np.flatnonzero(components.label == label)
+        if not own.size:
             continue
-        region = label_map[box]
-        components, count = ndimage.label(region == label)
-        voxels = np.bincount(components.ravel(), minlength=count + 1)
-        voxels[0] = 0
-        keep = voxels * voxel_volume_ml >= plan.minimum_volume_ml.get(organ, 0.0)
+        keep[own] = components.voxels[own] * voxel_volume_ml >= plan.minimum_volume_ml.get(organ, 0.0)
         if organ in plan.largest_component:
-            keep &= np.arange(count + 1) == np.argmax(voxels)
-        keep[0] = True
-        region[~keep[components]] = 0
+            largest = own[np.argmax(components.voxels[own])]  # of equal ones the first
+            keep[own[own != largest]] = False
+    components.erase(label_map, ~keep)
     return label_map
 
 

@@ -10,7 +10,7 @@ from skimage.transform import resize
 
 from app.options import Options
 from app.pipeline import segment
-from app.plan import IntensityPlan, Plan, SlidingWindowPlan, parse_plan
+from app.plan import IntensityPlan, Plan, PostprocessingPlan, ShortcutPlan, SlidingWindowPlan, parse_plan
 from app.preprocessing import nonzero_box, preprocess
 from app.running_sums import gaussian_importance_map
 from app.sliding_window import stream_logits, tile_starts
@@ -35,6 +35,8 @@ def plan() -> Plan:
         interpolation=replace(plan.interpolation, image_order=3, separate_z_above=3.0, clip_overshoot=True),
         sliding_window=replace(plan.sliding_window, patch_size=(16, 16, 16)),
         crop_to_nonzero=True,
+        shortcuts=ShortcutPlan(),
+        postprocessing=PostprocessingPlan(),
     )
 
 

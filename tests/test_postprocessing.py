@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from app import components
+from app.components import find_components
 from app.plan import PostprocessingPlan
 from app.postprocessing import organ_volumes_ml, postprocess
 
@@ -49,6 +52,40 @@ def test_both_rules_together() -> None:
     found = postprocess(drawn(), LABELS, plan, 1.0)
     assert np.count_nonzero(found == 1) == 0
     assert np.count_nonzero(found == 2) == 3
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_components_are_scipys(seed: int) -> None:
+    """Noise of three labels on small grids, in which every kind of neighbour and edge occurs."""
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(1, 12, 3))
+    label_map = np.where(random.random(shape) < random.uniform(0.2, 0.9), random.integers(1, 4, shape), 0)
+    label_map = label_map.astype(np.uint8)
+    found = find_components(label_map, np.isin(np.arange(256), (1, 3)))
+    for label in (1, 2, 3):
+        expected, count = ndimage.label(label_map == label)
+        voxels = found.voxels[found.label == label]
+        assert voxels.tolist() == ([] if label == 2 else np.bincount(expected.ravel())[1 : count + 1].tolist())
+    for number, label in enumerate(found.label):
+        left = label_map.copy()
+        found.erase(left, np.arange(len(found.label)) == number)
+        gone = (left == 0) & (label_map != 0)
+        assert np.count_nonzero(gone) == found.voxels[number]
+        assert np.all(label_map[gone] == label)
+        assert ndimage.label(gone)[1] == 1
+
+
+def test_many_voxels_are_erased_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(components, "_VOXELS_AT_ONCE", 50)
+    label_map = np.zeros((9, 10, 11), dtype=np.uint8)
+    label_map[1:8, 1:9, 1:10] = 1
+    label_map[0, 0, 0] = 1
+    label_map[8, 9, 5:] = 2
+    found = find_components(label_map, np.ones(256, dtype=bool) & (np.arange(256) > 0))
+    assert found.voxels.tolist() == [1, 7 * 8 * 9, 6]
+    found.erase(label_map, np.array([False, True, False]))
+    assert np.count_nonzero(label_map == 1) == 1
+    assert np.count_nonzero(label_map == 2) == 6
 
 
 def test_volumes() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from app.bundle import load_bundle
 from app.plan import Plan, parse_plan
 from app.volume import Float32Array, LabelArray, Vector
 from app.volume_io import write_label_map
-from tests.conftest import Oracle, tiny_plan, write_tiny_bundle
+from tests.conftest import ROOT, Oracle, tiny_plan, write_tiny_bundle
 from tools.ct import Ct, write_ct
 from tools.phantom import make_phantom
 from tools.quality.__main__ import analyse
@@ -243,3 +244,11 @@ def test_a_record_without_agreement_is_refused(tmp_path: Path, capsys: pytest.Ca
     for name, words in (("record.json", "no agreement in it"), ("missing.json", "cannot be read")):
         assert quality([str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_the_default_networks_card_shows_the_recorded_run(default_bundle: Path) -> None:
+    """As the tool wrote it, of the network that is shipped."""
+    record = json.loads((ROOT / "weights" / "training" / "held_out" / "robustness.json").read_text(encoding="utf-8"))
+    card = (default_bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert markdown(record).rstrip() in card
+    assert record["bundle"]["network.onnx"] == load_bundle(default_bundle).sha256["network.onnx"]

@@ -106,7 +106,6 @@ class Workshop:
         command += ["--output", str(label_map), "--report", str(label_map.with_name("report.json")), "-v"]
         command += ["--backend", row.backend, "--device", "cpu", "--precision", "fp32", "--mode", row.mode]
         command += ["--mirror"] if row.mirror else []
-        command += ["--crop", "none"]  # a shortcut of the default bundle that nnU-Net does not have
         return label_map, self._child(command, f"ours-{name}", label_map)
 
     def _model(self, row: Row) -> Path:
