@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ import pytest
 
 from app.__main__ import main
 from app.bundle import write_hashes
+from app.plan import Plan, PostprocessingPlan, ShortcutPlan, parse_plan
 from app.volume import Float32Array, Geometry, LabelArray, Vector
 from tools.hostile.bundles import write_tissue_network
 
@@ -54,6 +55,12 @@ class Oracle:
     def predict(self, tile: Float32Array) -> Float32Array:
         self.calls += 1
         return self.function(tile)
+
+
+def default_plan() -> Plan:
+    """The default bundle's without its shortcuts and post-processing, which belong to its locator and its labels."""
+    plan = parse_plan((ROOT / "weights" / "default" / "plan.json").read_text(), "plan.json")
+    return replace(plan, shortcuts=ShortcutPlan(), postprocessing=PostprocessingPlan())
 
 
 @pytest.fixture(scope="session")

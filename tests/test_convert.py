@@ -16,7 +16,8 @@ from app.backends import create_predictor
 from app.backends.shapes import network_shapes
 from app.bundle import load_bundle
 from app.network import build_network
-from app.plan import NetworkPlan, Plan, parse_plan
+from app.plan import NetworkPlan, Plan
+from tests.conftest import default_plan
 from tools.convert.__main__ import main
 from tools.convert.bundles import write_bundle
 from tools.convert.onnx_graph import build_onnx
@@ -33,7 +34,7 @@ SOLID = NetworkPlan(
 
 
 def plan_of(network: NetworkPlan, patch: tuple[int, int, int]) -> Plan:
-    plan = parse_plan((DEFAULT / "plan.json").read_text(), "plan.json")
+    plan = default_plan()
     return replace(plan, network=network, sliding_window=replace(plan.sliding_window, patch_size=patch))
 
 

@@ -1,7 +1,6 @@
 """What nnU-Net v1 and v2 do differently from each other and from us, field by field, against skimage and PyTorch."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +9,13 @@ from skimage.transform import resize
 
 from app.options import Options
 from app.pipeline import segment
-from app.plan import IntensityPlan, Plan, PostprocessingPlan, ShortcutPlan, SlidingWindowPlan, parse_plan
+from app.plan import IntensityPlan, Plan, SlidingWindowPlan
 from app.preprocessing import nonzero_box, preprocess
 from app.running_sums import gaussian_importance_map
 from app.sliding_window import stream_logits, tile_starts
 from app.volume import Float32Array, Geometry, Shape, Vector, Volume
-from tests.conftest import Oracle
+from tests.conftest import Oracle, default_plan
 
-DEFAULT = Path(__file__).parent.parent / "weights" / "default"
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 INTENSITY = IntensityPlan(clip_hu=(-150.0, 250.0), subtract_hu=40.0, divide_hu=90.0)
 
@@ -25,7 +23,7 @@ INTENSITY = IntensityPlan(clip_hu=(-150.0, 250.0), subtract_hu=40.0, divide_hu=9
 @pytest.fixture
 def plan() -> Plan:
     """nnU-Net v1's preprocessing at 2 mm."""
-    plan = parse_plan((DEFAULT / "plan.json").read_text(), "plan.json")
+    plan = default_plan()
     return replace(
         plan,
         orientation="as_stored",
@@ -35,8 +33,6 @@ def plan() -> Plan:
         interpolation=replace(plan.interpolation, image_order=3, separate_z_above=3.0, clip_overshoot=True),
         sliding_window=replace(plan.sliding_window, patch_size=(16, 16, 16)),
         crop_to_nonzero=True,
-        shortcuts=ShortcutPlan(),
-        postprocessing=PostprocessingPlan(),
     )
 
 

@@ -11,11 +11,9 @@ import pytest
 from app.__main__ import main
 from app.options import Options
 from app.pipeline import segment
-from app.plan import NetworkPlan, Plan, parse_plan
+from app.plan import NetworkPlan, Plan
 from app.volume import Float32Array, Geometry, Shape, Vector, Volume
-from tests.conftest import EXPECTED_MEAN_DSC, Oracle, mean_dsc
-
-DEFAULT = Path(__file__).parent.parent / "weights" / "default"
+from tests.conftest import EXPECTED_MEAN_DSC, Oracle, default_plan, mean_dsc
 
 
 def thresholds(tile: Float32Array) -> Float32Array:
@@ -26,7 +24,7 @@ def thresholds(tile: Float32Array) -> Float32Array:
 
 @pytest.fixture
 def plan() -> Plan:
-    plan = parse_plan((DEFAULT / "plan.json").read_text(), "plan.json")
+    plan = default_plan()
     window = replace(plan.sliding_window, patch_size=(16, 16, 16))
     return replace(plan, labels=("low", "high"), sliding_window=window)
 

@@ -17,16 +17,15 @@ from app.errors import CaseError, DeviceError
 from app.machine_limits import MemoryLimit
 from app.memory_terms import NetworkMemory, ScanHeader
 from app.options import Options
-from app.plan import Plan, parse_plan
+from app.plan import Plan
 from app.progress import SilentProgress
 from app.reading import Description, Reader, can_be_read_ahead, describe
 from app.report import RunRecord, StageClock
 from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array, Geometry, Volume
-from tests.conftest import Oracle
+from tests.conftest import Oracle, default_plan
 
-DEFAULT = Path(__file__).parent.parent / "weights" / "default"
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 SHAPE = (10, 11, 12)
 OPTIONS = Options(mode="fastest", spacing="off")
@@ -34,7 +33,7 @@ OPTIONS = Options(mode="fastest", spacing="off")
 
 @pytest.fixture
 def plan() -> Plan:
-    plan = parse_plan((DEFAULT / "plan.json").read_text(), "plan.json")
+    plan = default_plan()
     window = replace(plan.sliding_window, patch_size=(16, 16, 16))
     return replace(plan, labels=("low", "high"), sliding_window=window)
 
