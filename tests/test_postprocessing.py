@@ -31,6 +31,11 @@ def test_nothing_to_do_changes_nothing() -> None:
     assert np.array_equal(postprocess(drawn(), LABELS, PostprocessingPlan(), 1.0), drawn())
 
 
+def test_a_scan_without_organs_is_cleaned_too() -> None:
+    plan = PostprocessingPlan(largest_component=LABELS, minimum_volume_ml={"liver": 5.0})
+    assert not postprocess(np.zeros((3, 4, 5), np.uint8), LABELS, plan, 1.0).any()
+
+
 def test_largest_component_stays_and_a_corner_does_not_connect() -> None:
     expected = drawn()
     expected[0, 2, 2:4] = 0
