@@ -187,9 +187,14 @@ def _run_flare(
 
 
 def _predict_on_host(inputs: Path, outputs: Path) -> Path:
-    """The folder with what ``sh predict.sh`` makes without a container."""
+    """The folder with what ``sh predict.sh`` makes without a container.
+
+    Settings of OpenBLAS do not enter a container: another kernel (OPENBLAS_CORETYPE) rounds otherwise, which moves a
+    few voxels in bf16.
+    """
     command = ["sh", str(REPOSITORY / "predict.sh"), "--input-dir", str(inputs), "--output-dir", str(outputs)]
-    subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, check=True)
+    own = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    subprocess.run(command, env={**own, "PYTHON": sys.executable}, capture_output=True, check=True)
     return outputs
 
 
