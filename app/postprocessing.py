@@ -18,7 +18,7 @@ def postprocess(
     if not touched:
         return label_map
     wanted = np.zeros(256, dtype=np.bool_)
-    wanted[[labels.index(organ) + 1 for organ in touched]] = True
+    wanted[1 : len(labels) + 1] = [organ in touched for organ in labels]
     components = find_components(label_map, wanted)
     keep = np.ones(len(components.label), dtype=np.bool_)
     for label, organ in enumerate(labels, start=1):
