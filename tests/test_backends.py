@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from app import backends
 from app.backends import create_predictor, cuda_provider
+from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
 from app.backends.processor import is_fast_in_bf16
 from app.bundle import Bundle, load_bundle
@@ -75,6 +76,41 @@ def test_openvino_leaves_other_normalisations_alone() -> None:
     model = openvino.Model([over_channels], [image])
     use_exact_sums(model)
     assert "MVN" in [node.get_type_name() for node in model.get_ops()]
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((12, 10, 8), (1, 1, 1)), ((12, 10, 8), (1, 2, 2)), ((32, 48), (1, 1))])
+def test_openvino_convolves_joined_channels_without_joining_them(
+    shape: tuple[int, ...], stride: tuple[int, ...]
+) -> None:
+    import openvino
+    import openvino.opset13 as ops
+
+    random = np.random.default_rng(1)
+    parts = [random.normal(size=(1, channels, *shape)).astype(np.float32) for channels in (5, 3, 2)]
+    images = [ops.parameter(list(part.shape), dtype=np.float32) for part in parts]
+    kernel = ops.constant(random.normal(size=(4, 10, *(3,) * len(shape))).astype(np.float32))
+    ones = [1] * len(shape)
+    model = openvino.Model([ops.convolution(ops.concat(images, 1), kernel, list(stride), ones, ones, ones)], images)
+    given = dict(enumerate(parts))
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    expected = openvino.compile_model(model.clone(), "CPU", config)(given)[0]
+    convolve_parts_of_joins(model)
+    kinds = [node.get_type_name() for node in model.get_ops()]
+    assert "Concat" not in kinds
+    assert kinds.count("Convolution") == 3
+    np.testing.assert_allclose(openvino.compile_model(model, "CPU", config)(given)[0], expected, atol=1e-4)
+
+
+def test_openvino_leaves_joins_along_space_alone() -> None:
+    import openvino
+    import openvino.opset13 as ops
+
+    images = [ops.parameter([1, 2, 8, 8], dtype=np.float32) for _ in range(2)]
+    kernel = ops.constant(np.ones((4, 2, 3, 3), dtype=np.float32))
+    joined = ops.convolution(ops.concat(images, 2), kernel, [1, 1], [1, 1], [1, 1], [1, 1])
+    model = openvino.Model([joined], images)
+    convolve_parts_of_joins(model)
+    assert "Concat" in [node.get_type_name() for node in model.get_ops()]
 
 
 def test_openvino_gives_the_same_bytes_twice(bundle: Bundle, tile: Float32Array) -> None:

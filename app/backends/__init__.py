@@ -39,7 +39,7 @@ class _Footprint:
 
 # Measured with the default bundle and with one of paper size (64 x 160 x 160, 32 to 320 features) on CPUs, fp32.
 _FOOTPRINTS = {
-    "openvino": _Footprint(libraries_mib=106, file_copies=1.74, maps=4),
+    "openvino": _Footprint(libraries_mib=106, file_copies=1.74, maps=3),
     "onnxruntime": _Footprint(libraries_mib=55, file_copies=1.83, maps=8),
     "torch": _Footprint(libraries_mib=220, file_copies=1, maps=7),
 }
@@ -86,7 +86,7 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     """What the network will add to this process, estimated before it is loaded.
 
     A U-Net's peak is at its full resolution: the default bundle's 64 x 128 x 128 voxels in float32 are 4 MiB a map;
-    OpenVINO holds 4 x 16 of them and 14 logits, 312 MiB. In bf16 the maps take half, the logits do not: 184 MiB.
+    OpenVINO holds 3 x 16 of them and 14 logits, 248 MiB. In bf16 the maps take half, the logits do not: 152 MiB.
     """
     cuda = device == "cuda" or (device == "auto" and backend != "openvino" and nvidia_device_present())
     order = _CUDA_ORDER if cuda else _CPU_ORDER

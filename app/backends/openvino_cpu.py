@@ -3,6 +3,7 @@
 import sys
 from typing import Any, Literal
 
+from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
 from app.backends.processor import is_fast_in_bf16
 from app.backends.shapes import check_network_shapes, network_shapes
@@ -44,6 +45,7 @@ class OpenVinoPredictor:
         if len(model.inputs) != 1 or len(model.outputs) != 1 or model.is_dynamic():
             raise BundleError(f"{source}: expected a network with one input and one output of fixed shape")
         check_network_shapes(bundle.plan, list(model.input().shape), list(model.output().shape), source)
+        convolve_parts_of_joins(model)
         if precision == "fp32":
             use_exact_sums(model)
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
