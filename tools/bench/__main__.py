@@ -7,6 +7,7 @@ from typing import Any
 
 from app.cases import prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, FolderError
+from app.interruption import EXIT_INTERRUPTED, interruptible
 from tools.bench.explanation import EPILOG
 from tools.bench.machine import ROOT, commit, has_bf16, machine_facts
 from tools.bench.plots import draw_plots
@@ -59,13 +60,14 @@ def main(argv: list[str] | None = None) -> int:
             return _list_rows()
         if arguments.source:
             return _show(_read_existing(arguments.source), arguments.source.resolve().parent)
-        return _bench(arguments, sys.argv[1:] if argv is None else argv)
+        with interruptible():
+            return _bench(arguments, sys.argv[1:] if argv is None else argv)
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
 
 
 def _bench(arguments: argparse.Namespace, command: list[str]) -> int:

@@ -41,7 +41,7 @@ numbers
                  Only `same windows` is a fair pair: otherwise one side has predicted more.
 
   1 - DSC of bf16 against fp32: of the organs of over 1 ml, the label map of each run in bf16 against that of the same
-                 scan and mode in fp32; targets take the worst of all
+                 scan and mode in fp32; a target takes the worst of its scan
   others         cores that the rest of the machine kept busy meanwhile, mean. Above 0.1 or so, wall times are not to be
                  trusted, and the floor least: it is short, and the others may have paused. Run it again.
 

@@ -41,7 +41,7 @@ def evaluate_targets(rows: Rows, summary: dict[str, Any]) -> list[dict[str, Any]
         *_against_v1(summary["ratios"]),
         *_near_floor(rows),
         *_normal_mode(rows),
-        _half_precision(rows),
+        *_half_precision(rows),
         *_memory(rows),
         *_tiled(rows),
     ]
@@ -89,17 +89,22 @@ def _normal_mode(rows: Rows) -> list[Target]:
     return targets
 
 
-def _half_precision(rows: Rows) -> Target:
-    """The worst organ of all scans, modes and runs, of what was found above 1 ml in either precision.
+def _half_precision(rows: Rows) -> list[Target]:
+    """Scan by scan the worst organ of all modes and runs, of what was found above 1 ml in either precision.
 
     Rows without a row in fp32 beside them are left out; one run without its comparison, and nothing is concluded.
     """
-    name = "default bundle: 1 - DSC of bf16 against fp32, worst organ above 1 ml"
     names = [name for name in rows if name.startswith("default/") and "/app-bf16-" in name]
     names = [name for name in names if name.replace("/app-bf16-", "/app-fp32-") in rows]
-    found = [run.get("worst_against_fp32") for name in names for run in good_runs(rows[name])]
-    losses = [1 - worst["dsc"] for worst in found if worst and worst["dsc"] is not None]
-    return Target(name, 0.005, "", None if None in found else max(losses, default=None), tuple(names))
+    targets = []
+    for scan in dict.fromkeys(("ct_001", *(name.split("/")[1] for name in names))):
+        of_scan = tuple(name for name in names if name.split("/")[1] == scan)
+        found = [run.get("worst_against_fp32") for name in of_scan for run in good_runs(rows[name])]
+        losses = [1 - worst["dsc"] for worst in found if worst and worst["dsc"] is not None]
+        value = None if None in found else max(losses, default=None)
+        title = f"default bundle, {scan}: 1 - DSC of bf16 against fp32, worst organ above 1 ml"
+        targets.append(Target(title, 0.005, "", value, of_scan))
+    return targets
 
 
 def _memory(rows: Rows) -> list[Target]:
