@@ -93,7 +93,10 @@ def test_good_image_is_measured_and_packed(
     page = (out / "submission.md").read_text()
     assert page.startswith("# team:latest: ready to be sent in\n\nteam:latest: 21 passed.")
     assert digest in page
-    assert '    docker container run --gpus="device=1" --name team --rm -v $PWD/inputs/:/workspace/inputs/ ' in page
+    command = (
+        'docker container run --gpus="device=1" --shm-size 28gb -m 28G --name team --rm -v $PWD/inputs/:/workspace/'
+    )
+    assert f"    {command}inputs/ " in page
     assert f"{len(RULES)} passed" in capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ from tools.profile.measuring import (
     record,
     write_profile,
 )
-from tools.profile.official import PROTOCOLS
+from tools.profile.official import DEFAULT_PROTOCOL, PROTOCOLS
 from tools.profile.results import describe_all
 from tools.profile.runner import Job
 from tools.profile.scopes.gpu import find_gpu
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     image.add_argument("--image", metavar="NAME", help="with its tag")
     image.add_argument("--inputs", type=Path, metavar="DIR", help="folder with *.nii.gz; each is a case")
     image.add_argument("--team", metavar="NAME", help="of container and files (default: from the image's name)")
-    image.add_argument("--protocol", choices=tuple(PROTOCOLS), default="flare23", help="(default: flare23)")
+    image.add_argument("--protocol", choices=tuple(PROTOCOLS), default=DEFAULT_PROTOCOL, help="(default: %(default)s)")
     image.add_argument("--stages", action="store_true", help="an image of this app: ask it for its report")
     image.add_argument("-m", "--memory", dest="m", metavar="SIZE", help="memory limit, such as 8g")
     image.add_argument("--memory-swap", metavar="SIZE", help="memory and swap; equal to -m: no swap")

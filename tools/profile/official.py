@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.atomic_files import atomic_file
+from tools.evaluate.presets import DEFAULT_PRESET
 from tools.profile.areas import official_cpu_percent, stable_maximum, sum_area
 from tools.profile.recording import Recording
 
@@ -55,6 +56,7 @@ PROTOCOLS = {
     "flare24": _FLARE23,
     "laptop": Protocol("plain", _COLUMNS_23, memory="8G", gpu=False),
 }
+DEFAULT_PROTOCOL = DEFAULT_PRESET.name  # all tools take the same year unless told otherwise
 
 
 @dataclass(frozen=True)

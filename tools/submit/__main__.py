@@ -15,7 +15,7 @@ from tools.profile.arguments import device_index, seconds
 from tools.profile.container import Container, team_of
 from tools.profile.harness import Harness, find_scans
 from tools.profile.measuring import Sampling, prepare_empty_folder
-from tools.profile.official import PROTOCOLS
+from tools.profile.official import DEFAULT_PROTOCOL, PROTOCOLS
 from tools.profile.scopes.gpu import find_gpu
 from tools.submit.archive import write_archive
 from tools.submit.image_checks import (
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inputs", required=True, type=Path, metavar="DIR", help="folder with *.nii.gz")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results; new or empty")
     parser.add_argument("--all", action="store_true", help="run all scans (default: the first and the largest)")
-    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="flare22", help="(default: flare22)")
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default=DEFAULT_PROTOCOL, help="(default: %(default)s)")
     parser.add_argument(
         "--gpu-index", type=device_index, metavar="N", help="as in nvidia-smi (default: 0 if there is one)"
     )
