@@ -1,15 +1,15 @@
 """From stored voxels to the network's input."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app.plan import InterpolationPlan, Plan, parse_plan
+from app.plan import InterpolationPlan, Plan
 from app.preprocessing import interpolation_orders, preprocess
 from app.spacing import NetworkGrid
 from app.volume import Geometry, Matrix, Shape, Vector, Volume
+from tests.conftest import default_plan
 
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 UPSIDE_DOWN: Matrix = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
@@ -17,8 +17,7 @@ UPSIDE_DOWN: Matrix = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
 
 @pytest.fixture
 def plan() -> Plan:
-    path = Path(__file__).parent.parent / "weights" / "default" / "plan.json"
-    plan = parse_plan(path.read_text(), str(path))
+    plan = default_plan()
     return replace(plan, spacing=replace(plan.spacing, target_zyx_mm=(2.0, 2.0, 2.0)))
 
 

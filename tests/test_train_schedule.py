@@ -1,21 +1,18 @@
 """Learning rate over the epochs, against sequences worked out by hand."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from app.plan import parse_plan
+from tests.conftest import default_plan
 from tools.train.planning import TrainPlan
 from tools.train.schedule import Schedule
-
-DEFAULT = Path(__file__).parent.parent / "weights" / "default" / "plan.json"
 
 
 @pytest.fixture
 def plan() -> TrainPlan:
     return TrainPlan(
-        app=parse_plan(DEFAULT.read_text(), "plan.json"),
+        app=default_plan(),
         train_patch_size=(64, 96, 96),
         labelled_batch=2,
         unlabelled_batch=2,
