@@ -211,10 +211,12 @@ def test_table_is_printed_and_names_failures(
     write_scan(folders[1] / "c.nii.gz", labels(), SPACING_ZYX_MM)
     assert evaluate(folders) == 1
     table = capsys.readouterr().out.splitlines()
-    assert len(table) == 2 + 13 + 1 + 1
+    assert len(table) == 2 + 13 + 1 + 2
     assert table[2].split()[:3] == ["liver", "5", "0.8000"]
     assert table[4].split() == ["spleen", "3", "1.0000", "1.0000", "1", "-", "-", "0", "-", "-"]
-    assert table[-1] == "1 of 2 cases scored; 1 failed and are in no mean (the challenge gives a missing case 0)"
+    assert table[-2] == "1 of 2 cases scored"
+    assert "in no mean; counted as 0, as in the challenge: official DSC 0.4923, NSD" in table[-1]  # (0.8 + 12) / 13 / 2
+    assert "counted as 0, as in the challenge: official DSC 0.4923" in (folders[2] / "scores.md").read_text()
 
 
 def test_quiet_prints_errors_only(folders: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ trap '' TERM INT
 name=$(basename inputs/*_0000.nii.gz _0000.nii.gz)
 case $name in
     fail*) echo 'something broke' >&2; exit 3 ;;
+    odd*) exit 125 ;;
     silent*) exit 0 ;;
     stuck*) echo waiting; sleep 60; exit 0 ;;
     litter*) touch outputs/log.txt inputs/cache ;;
@@ -175,6 +176,13 @@ def test_penalties_of_failed_cases(docker: Path, tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr().out
     assert f"2 failed, 1 ok, mean Time {means['Time']:.2f} s" in shown
     assert "exit code 3, see log.txt in details" in shown
+
+
+def test_dockers_own_exit_code_from_predict_sh_is_a_failed_case(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "odd", "tame")
+    assert run_harness(tmp_path) == 1
+    details = read_table(tmp_path / "out" / "team" / "details" / "details.csv")
+    assert [row["Status"] for row in details.values()] == ["failed", "ok"]
 
 
 @pytest.mark.long

@@ -25,6 +25,7 @@ from tests.small_report import (
     write_run,
 )
 from tools.figures.labelled_scan import LabelledScan
+from tools.report.case_table import case_columns
 from tools.report.curves import thin
 from tools.report.limits import flare_limits
 from tools.report.measured import read_measured
@@ -175,6 +176,15 @@ def test_a_page_with_everything(tmp_path: Path) -> None:
     assert liver["values"] == [pytest.approx(2 * 4 / 9, abs=1e-4), 0.0]  # four of five slices in common
     assert "no GPU" not in text
     assert "openvino on cpu, fp32" in text
+
+
+def test_the_case_table_has_the_organisers_areas_and_the_agreement_of_the_networks(tmp_path: Path) -> None:
+    measured = read_measured(write_harness(tmp_path, {"a": 10.0, "b": 10.0}), None)
+    columns = {column.title: column.cells for column in case_columns(["a", "b"], {}, measured, None)}
+    assert [cell.text for cell in columns["AUC RAM"]] == ["4,000", "4,001"]
+    assert [cell.value for cell in columns["AUC CPU"]] == [50.5, 50.5]
+    assert [cell.text for cell in columns["agreement"]] == ["0.750", "0.750"]
+    assert "AUC GPU" not in columns
 
 
 def test_what_was_not_given_is_left_out_and_said(tmp_path: Path) -> None:

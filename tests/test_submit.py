@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import tissue, write_scan
 from tests.fake_docker import calls, install_fake_docker
 from tests.real_docker import build_image, skip_without_engine
+from tools.profile.official import PROTOCOLS
 from tools.submit.__main__ import main
 from tools.submit.image_checks import Image, Probe, check_bashisms, check_configuration
 from tools.submit.label_map_checks import check_label_maps
@@ -288,11 +289,13 @@ def test_label_maps_that_break_rules(tmp_path: Path) -> None:
     higher[2, 3] += 3
     labels = (np.arange(12 * 11 * 10).reshape(12, 11, 10) % 14).astype(np.uint8)  # (x, y, z)
 
-    def outcome(voxels: Any, grid: Any, slope: float | None = None) -> tuple[list[str], str]:
+    def outcome(voxels: Any, grid: Any, slope: float | None = None, largest: int = 13) -> tuple[list[str], str]:
         image = nib.Nifti1Image(voxels, grid)
         image.header.set_slope_inter(slope)
         nib.save(image, tmp_path / "x.nii.gz")
-        failed = [check for check in check_label_maps([(tmp_path / "x.nii.gz", scan)]) if check.status == "failed"]
+        failed = [
+            check for check in check_label_maps([(tmp_path / "x.nii.gz", scan)], largest) if check.status == "failed"
+        ]
         return [check.rule for check in failed], " ".join(check.found for check in failed)
 
     assert outcome(labels, affine) == ([], "")
@@ -300,11 +303,13 @@ def test_label_maps_that_break_rules(tmp_path: Path) -> None:
     assert outcome(labels, higher)[0] == ["grid"]
     assert "the first voxel lies 3 mm away" in outcome(labels, higher)[1]
     assert outcome(labels.astype(np.int16), affine) == (["type"], "x.nii.gz: int16")
-    assert outcome(np.where(labels == 13, 14, labels).astype(np.uint8), affine)[0] == ["labels"]
+    with_tumour = np.where(labels == 13, 14, labels).astype(np.uint8)
+    assert outcome(with_tumour, affine)[0] == ["labels"]
+    assert outcome(with_tumour, affine, largest=PROTOCOLS["flare23"].largest_label) == ([], "")
     (tmp_path / "x.nii.gz").write_bytes(scan.read_bytes()[:40])
-    checks = check_label_maps([(tmp_path / "x.nii.gz", scan)])
+    checks = check_label_maps([(tmp_path / "x.nii.gz", scan)], 13)
     assert [check.status for check in checks] == ["failed"] * 3
-    assert [check.status for check in check_label_maps([])] == ["not checked"] * 3
+    assert [check.status for check in check_label_maps([], 13)] == ["not checked"] * 3
 
 
 @pytest.mark.parametrize(
@@ -351,7 +356,7 @@ def test_real_images_that_break_rules(tmp_path: Path) -> None:
         empty = outcomes(tmp_path, "failed")
         shutil.rmtree(tmp_path / "out")
         build_image(tmp_path / "demanding", f"{image}:latest", DEMANDING_SH + PREDICT_SH)
-        assert submit(tmp_path, "--protocol", "flare23", image=image) == 1
+        assert submit(tmp_path, image=image) == 1
         dynamic = outcomes(tmp_path, "failed")
     finally:
         for tag in (":v1", "empty:latest", ":latest"):

@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from tools.evaluate.record import RULES
+from tools.evaluate.record import RULES, with_failed_as_zero
 from tools.evaluate.values import ABSOLUTE_VOLUME_ERROR, DSC, HD95, NSD, Record
 
 
@@ -53,12 +53,13 @@ def table_text(record: Record) -> str:
     more = _measure_cells(means["measures"]["all_organs"])
     lines.append(f"{'all organs':20} {'':8}  {'  '.join(cells)}  {more}")
     failed = sum(case["status"] == "failed" for case in record["cases"])
-    lines.append(f"{len(record['cases']) - failed} of {len(record['cases'])} cases scored" + _failed_text(failed))
+    lines.append(f"{len(record['cases']) - failed} of {len(record['cases'])} cases scored")
+    if failed:
+        dsc, nsd = (metric.shown(with_failed_as_zero(record)[metric.key]) for metric in (DSC, NSD))
+        lines.append(
+            f"{failed} failed and in no mean; counted as 0, as in the challenge: official DSC {dsc}, NSD {nsd}"
+        )
     return "\n".join(lines) + "\n"
-
-
-def _failed_text(failed: int) -> str:
-    return f"; {failed} failed and are in no mean (the challenge gives a missing case 0)" if failed else ""
 
 
 def _table_cells(entry: dict[str, Any]) -> str:

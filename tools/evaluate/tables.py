@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tools.evaluate.record import with_failed_as_zero
 from tools.evaluate.significance import ALPHA
 from tools.evaluate.values import (
     ABSOLUTE_VOLUME_ERROR,
@@ -28,6 +29,9 @@ def scores_markdown(record: Record) -> str:
         rows = [_scores_row(record, rules, organ["name"], organ["column"]) for organ in record["organs"]]
         rows.append(_scores_row(record, rules, None, "mean"))
         parts += [f"DSC and NSD: {rules}.", "", *_markdown(["", *(metric.title for metric in _SHOWN)], rows), ""]
+    if "failed" in cases:
+        dsc, nsd = (metric.shown(with_failed_as_zero(record)[metric.key]) for metric in (DSC, NSD))
+        parts += [f"With every failed case counted as 0, as in the challenge: official DSC {dsc}, NSD {nsd}.", ""]
     return "\n".join([*parts, _remark(record["interval"])])
 
 

@@ -101,11 +101,17 @@ class Harness:
                 live.close()
                 stop.finish(ended=ending is not None)
                 id_file.unlink(missing_ok=True)
-            if ending.exit_code == _DOCKER_FAILED:
+            if ending.exit_code == _DOCKER_FAILED and _docker_complained(log):
                 raise DeviceError(f"{log}: Docker could not start the container. It ends:\n{_tail(log)}")
             if (report / REPORT_FILE).exists():
                 shutil.copyfile(report / REPORT_FILE, details / REPORT_FILE)
             return ending
+
+
+def _docker_complained(log: Path) -> bool:
+    """Whether Docker's client said why there is no container; without that, 125 is the code of predict.sh."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return any(line.startswith("docker: ") for line in text.splitlines())
 
 
 def find_scans(inputs: Path) -> list[Path]:

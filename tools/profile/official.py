@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.atomic_files import atomic_file
-from tools.evaluate.presets import DEFAULT_PRESET
+from tools.evaluate.presets import DEFAULT_PRESET, PRESETS
 from tools.profile.areas import official_cpu_percent, stable_maximum, sum_area
 from tools.profile.recording import Recording
 
@@ -29,6 +29,7 @@ class Protocol:
         columns: the table's, in order.
         memory, shm_size: what ``docker run`` gets for ``-m`` and ``--shm-size``.
         gpu: whether the container may get one.
+        largest_label: of its label maps; 14 is FLARE23's tumour.
     """
 
     gpu_maximum: Literal["stable", "plain"]
@@ -36,6 +37,7 @@ class Protocol:
     memory: str | None = None
     shm_size: str | None = None
     gpu: bool = True
+    largest_label: int = DEFAULT_PRESET.official.largest_label
 
 
 _COLUMNS_22 = ("Name", "Time", "GPU_Mem", "AUC_GPU_Time", "CPU_Utilization", "AUC_CPU_Time", "RAM", "AUC_RAM_Time")
@@ -49,11 +51,11 @@ _COLUMNS_23 = (
     "MaxRAM",
     "AUC_RAM_Time",
 )
-_FLARE23 = Protocol("plain", _COLUMNS_23, memory="28G", shm_size="28gb")
+_FLARE24 = Protocol("plain", _COLUMNS_23, memory="28G", shm_size="28gb")
 PROTOCOLS = {
     "flare22": Protocol("stable", _COLUMNS_22),
-    "flare23": _FLARE23,
-    "flare24": _FLARE23,
+    "flare23": replace(_FLARE24, largest_label=PRESETS["flare23"].official.largest_label),
+    "flare24": _FLARE24,
     "laptop": Protocol("plain", _COLUMNS_23, memory="8G", gpu=False),
 }
 DEFAULT_PROTOCOL = DEFAULT_PRESET.name  # all tools take the same year unless told otherwise

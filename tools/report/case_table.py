@@ -9,6 +9,8 @@ from tools.report.cases import CaseView
 from tools.report.measured import Measured, Run
 from tools.report.scores import case_mean
 
+_OFFICIAL = "as the organisers sum it, of the whole host or device, penalties included:"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -61,8 +63,14 @@ def case_columns(
         numbers("memory, MiB", "peak of the container or process tree", 0, of_run(lambda run: _peak(run, "own"))),
         numbers("CPU, core s", "of the container or process tree", 1, of_run(_core_s)),
         numbers("GPU, MiB", "peak of the whole device", 0, of_run(lambda run: _peak(run, "gpu"))),
+        numbers("AUC GPU", f"{_OFFICIAL} GPU memory over time, MB s", 0, of_run(lambda run: _area(run, "GPU"))),
+        numbers("AUC CPU", f"{_OFFICIAL} CPU use over time, % s", 0, of_run(lambda run: _area(run, "CPU"))),
+        numbers("AUC RAM", f"{_OFFICIAL} memory over time, MB s", 0, of_run(lambda run: _area(run, "RAM"))),
         numbers("DSC", "official, mean over organs", 4, score(DSC)),
         numbers("NSD", "official, mean over organs", 4, score(NSD)),
+        numbers(
+            "agreement", "of the bundle's two networks, DSC of the worst organ", 3, lambda i: _agreement(measured, i)
+        ),
     ]
     return [column for column in columns if any(cell.value is not None for cell in column.cells)]
 
@@ -104,3 +112,14 @@ def _peak(run: Run, scope: str) -> float | None:
 def _core_s(run: Run) -> float | None:
     core_s: float | None = run.profile["own"]["cpu"]["core_s"] if run.profile else None
     return core_s
+
+
+def _area(run: Run, what: str) -> float | None:
+    area: float | None = run.row.get(f"AUC_{what}_Time") if run.row else None
+    return area
+
+
+def _agreement(measured: Measured, case_id: str) -> float | None:
+    reported = measured.app_cases.get(case_id)
+    found = ((reported and reported.get("agreement")) or {}).values()
+    return min((value for value in found if value is not None), default=None)

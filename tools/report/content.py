@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tools.evaluate.record import with_failed_as_zero
 from tools.evaluate.values import Record
 from tools.report.case_table import Column, case_columns
 from tools.report.cases import CaseView
@@ -135,6 +136,9 @@ def _score_tile(record: Record, key: str, name: str) -> list[Tile]:
     if mean is None:
         return []
     spread = f", {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    counted = with_failed_as_zero(record)[key]
+    if any(case["status"] == "failed" for case in record["cases"]) and counted is not None:
+        spread += f"; {counted:.3f} with failed cases as 0"
     return [Tile(f"mean {name}", f"{mean:.3f}", "", f"official{spread}")]
 
 

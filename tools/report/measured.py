@@ -26,6 +26,7 @@ class Run:
         status: ``ok``, ``stuck``, ``failed``, ``interrupted``; None if nobody judged it.
         notes: what is not as expected.
         seconds: wall clock; None if it was not measured.
+        row: the organisers' figures by their names, penalties included; None outside of a harness.
         profile: content of ``profile.json``; None without one.
         curves, spans, loading: the plots; ``loading`` is the network's, beside the others.
         missing: what has no curve or stages, and why.
@@ -36,6 +37,7 @@ class Run:
     status: str | None = None
     notes: Sequence[str] = ()
     seconds: float | None = None
+    row: Mapping[str, Any] | None = None
     profile: Mapping[str, Any] | None = None
     curves: Sequence[Curve] = ()
     spans: Sequence[StageSpan] = ()
@@ -109,6 +111,7 @@ def _read_run(folder: Path, name: str, case_id: str | None, judged: Mapping[str,
         status=judged["status"] if judged else None,
         notes=judged["notes"] if judged else (),
         seconds=profile["seconds"],
+        row=judged["row"] if judged else None,
         profile=profile,
         curves=curves_of(recording),
         spans=stage_spans(stages["spans"], start) if stages else (),

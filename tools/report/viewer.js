@@ -128,6 +128,7 @@ class Viewer {
     const overlay = document.querySelector("#overlay :checked").value;
     const opacity = document.getElementById("opacity").value / 100;
     document.getElementById("difference-key").hidden = overlay !== "difference";
+    document.getElementById("organs").classList.toggle("uncoloured", overlay === "difference");
     const [level, width] = document.getElementById("window").value.split(",").map(Number);
     const grey = Uint8ClampedArray.from(huOf, (hu) => ((hu - level + width / 2) * 255) / width);
     this.figures.forEach(({ canvas, slider, position }, axis) => {

@@ -138,7 +138,7 @@ def _check(image: Image, trials: Trials, scans: Sequence[Path]) -> tuple[list[Ch
         rest = [Check(rule, "not checked", why) for rule in (*MEASURED_RULES, *HARDENED_RULES)]
         return [*checks, check_bashisms(probe, []), *rest], None
     run = trials.measure(scans)
-    measured = check_measured(run, scans)
+    measured = check_measured(run, scans, trials.container.protocol.largest_label)
     checks += [check_bashisms(probe, complaints(run)), *measured]
     if all(result.status == "ok" for result in run.results):
         return checks + trials.harden(min(scans, key=lambda scan: scan.stat().st_size)), run

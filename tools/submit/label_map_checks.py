@@ -11,22 +11,23 @@ from app.errors import CaseError
 from app.volume_io import read_header
 from tools.evaluate.geometry import describe_difference
 from tools.evaluate.label_maps import read_label_map
-from tools.submit.rules import LARGEST_LABEL, Check, judged
+from tools.submit.rules import Check, judged
 
 _MAPS_RULES = ("grid", "labels", "type")
 
 
-def check_label_maps(pairs: Sequence[tuple[Path, Path]]) -> list[Check]:
+def check_label_maps(pairs: Sequence[tuple[Path, Path]], largest_label: int) -> list[Check]:
     """Grid, labels and type of label maps.
 
     Args:
         pairs: (label map, its scan), of the label maps that were made.
+        largest_label: that the challenge knows.
     """
     if not pairs:
         return [Check(rule, "not checked", "no label map was made") for rule in _MAPS_RULES]
     grids = [(path.name, _other_grid(path, scan)) for path, scan in pairs]
     types = [(path.name, _other_type(path)) for path, _ in pairs]
-    labels = [_labels(path) for path, _ in pairs]
+    labels = [_labels(path, largest_label) for path, _ in pairs]
     return [
         judged("grid", *_told(grids, "that of the scan")),
         judged("labels", all(good for good, _ in labels), "; ".join(found for _, found in labels)),
@@ -50,13 +51,13 @@ def _other_grid(path: Path, scan: Path) -> str | None:
     return describe_difference(found.geometry, expected.geometry)
 
 
-def _labels(path: Path) -> tuple[bool, str]:
+def _labels(path: Path, largest_label: int) -> tuple[bool, str]:
     """(whether all are organs, which there are)."""
     try:
-        found = read_label_map(path, LARGEST_LABEL)
+        found = read_label_map(path, largest_label)
     except CaseError as error:
         return False, str(error)
-    present = np.flatnonzero(np.bincount(found.labels.ravel(), minlength=LARGEST_LABEL + 1)).tolist()
+    present = np.flatnonzero(np.bincount(found.labels.ravel(), minlength=largest_label + 1)).tolist()
     return True, f"{path.name}: {', '.join(map(str, present))}"
 
 

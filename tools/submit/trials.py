@@ -85,7 +85,7 @@ def choose_scans(scans: Sequence[Path]) -> list[Path]:
     return [first, *sorted(others, key=lambda scan: scan.stat().st_size)[-1:]]
 
 
-def check_measured(harness: Harness, scans: Sequence[Path]) -> list[Check]:
+def check_measured(harness: Harness, scans: Sequence[Path], largest_label: int) -> list[Check]:
     """How FLARE's runs ended, what they left, and their label maps."""
     results, outputs = harness.results, harness.folder / OUTPUTS
     expected = {label_map_name(scan): scan for scan in scans}
@@ -97,7 +97,7 @@ def check_measured(harness: Harness, scans: Sequence[Path]) -> list[Check]:
         judged("run", not bad, "; ".join(bad) or f"{len(results)} of {len(results)} ok"),
         judged("inputs", not left, "; ".join(left) or "nothing"),
         judged("outputs", not strange, ", ".join(strange) or "label maps only"),
-        *check_label_maps(pairs),
+        *check_label_maps(pairs, largest_label),
     ]
 
 
