@@ -25,7 +25,7 @@ check:  ## what CI runs: `make test` with the long tests, the container among th
 	$(MAKE) test PYTEST_ARGS="-m '' $(PYTEST_ARGS)"
 
 audit: build/audit/bin/pip-audit  ## known vulnerabilities of what the images hold; fails if pypi.org cannot tell
-	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r app/requirements-cpu.txt -r app/requirements-gpu.txt
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip $(addprefix -r ,$(wildcard app/requirements-*.txt))
 
 build/audit/bin/pip-audit: tools/requirements-audit.txt
 	$(PYTHON) -m venv build/audit

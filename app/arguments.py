@@ -138,8 +138,8 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         default=DEFAULT_MAX_MEMORY,
         help="memory that this process may take, such as 28g, 1500m or bytes; less if the container or the machine has "
-        "less. A case that needs more gets a coarser spacing if the bundle allows it, or fails at once "
-        "(default: %(default)s)",
+        "less; a twentieth of it stays in reserve. A case that needs more gets sums in half precision, then a coarser "
+        "spacing if the bundle allows it, or fails at once (default: %(default)s)",
     )
 
 

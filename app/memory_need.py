@@ -14,7 +14,7 @@ from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Crop, Plan, SpacingKind
 from app.region import body_steps
 from app.resampling import SLAB_BYTES
-from app.running_sums import block_planes
+from app.running_sums import block_planes, slab_planes
 from app.sliding_window import streaming_axis
 from app.spacing import NetworkGrid, network_grid
 from app.volume import Geometry, Shape
@@ -78,7 +78,7 @@ def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[
 def _network_and_restore_bytes(oriented: Shape, grid_zyx: Shape, plan: Plan, options: Options) -> tuple[int, int]:
     """(what the windows and the growing label map take, what restoration takes after the last window)."""
     labels = prod(oriented)
-    last_slab = plan.classes * _live_voxels(grid_zyx, plan) * _FLOAT  # what restoration still holds of it
+    last_slab = plan.classes * _slab_voxels(grid_zyx, plan) * _FLOAT  # what restoration still holds of it
     windows = _sliding_window_bytes(grid_zyx, plan, options.mirror)
     if options.mode == "fastest":
         return prod(grid_zyx) + windows, last_slab + _nearest_neighbour_bytes(grid_zyx, oriented)
@@ -126,6 +126,13 @@ def _live_voxels(grid_zyx: Shape, plan: Plan) -> int:
     return prod(padded) // padded[axis] * plan.sliding_window.patch_size[axis]
 
 
+def _slab_voxels(grid_zyx: Shape, plan: Plan) -> int:
+    """Voxels of the largest slab that is handed out."""
+    padded, axis = _streaming(grid_zyx, plan)
+    planes = slab_planes(plan.sliding_window.patch_size[axis], plan.sliding_window.accumulator)
+    return prod(padded) // padded[axis] * planes
+
+
 def _streaming(grid_zyx: Shape, plan: Plan) -> tuple[Shape, int]:
     """(the grid enlarged to at least a patch, the streaming axis), as ``stream_logits`` has them."""
     patch = plan.sliding_window.patch_size
@@ -136,7 +143,7 @@ def _streaming(grid_zyx: Shape, plan: Plan) -> tuple[Shape, int]:
 def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
     """Sums, weights, blocks, two tiles, air's logits, and the larger of a window's and a slab's arrays."""
     window = plan.sliding_window
-    live, tile = _live_voxels(grid_zyx, plan), prod(window.patch_size)
+    live, slab, tile = _live_voxels(grid_zyx, plan), _slab_voxels(grid_zyx, plan), prod(window.patch_size)
     sums = (plan.classes + 1) * live * _SUM_BYTES[window.accumulator]
     of_air = plan.classes * tile * _FLOAT if plan.shortcuts.skip_air else 0
     block = block_planes(window.patch_size) * prod(window.patch_size[1:]) * _FLOAT
@@ -144,8 +151,8 @@ def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
     blocks = block * (1 + plan.classes * (softmax and not mirrors))  # weighted, and probabilities
     kept = sums + blocks + 2 * tile * _FLOAT + of_air
     flipped = mirrors * ((1 + softmax) * plan.classes + 1) * tile * _FLOAT  # the mean, a flip's probabilities, a flip
-    wide = plan.classes * live * _FLOAT if window.accumulator == "float16" else 0  # the slab is handed out as float32
-    arg_max = live * (_FLOAT + 2)  # running maximum, labels and a mask; the last slab is a whole patch thick
+    wide = plan.classes * slab * _FLOAT if window.accumulator == "float16" else 0  # it is handed out as float32
+    arg_max = slab * (_FLOAT + 2)  # running maximum, labels and a mask
     return kept + max(flipped, wide + arg_max)
 
 

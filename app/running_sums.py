@@ -15,6 +15,7 @@ from app.volume import Float32Array, Shape
 Importance = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 _BLOCK_VOXELS = 2**16  # four arrays of 256 KiB
+_WIDENED_PLANES = 8  # of half-precision sums that are handed out as float32 at a time
 _PEAKS = {"float32": 1.0, "float16": 10.0}  # v2 multiplies its half-precision map by 10
 
 
@@ -61,6 +62,11 @@ def block_planes(patch_size: Shape) -> int:
     return max(1, min(patch_size[0], _BLOCK_VOXELS // (patch_size[1] * patch_size[2])))
 
 
+def slab_planes(patch_planes: int, accumulator: Accumulator) -> int:
+    """The most planes of a slab: all that a tile finishes, but few at a time where they have to be made wider."""
+    return patch_planes if accumulator == "float32" else min(patch_planes, _WIDENED_PLANES)
+
+
 def softmax(logits: Float32Array, out: Float32Array | None = None) -> Float32Array:
     """float32 (classes, ...): probabilities of float32 (classes, ...) logits, in ``out`` if that is given."""
     shifted: Float32Array = np.subtract(logits, logits.max(axis=0), out=out)
@@ -89,6 +95,7 @@ class RunningSums:
         patch = importance.shape
         self._axis, self._before, self._shape, self._patch, self._importance = axis, before, shape, patch, importance
         live = tuple(patch[a] if a == axis else padded[a] for a in range(3))
+        self._accumulator: Accumulator = "float16" if importance.dtype == np.float16 else "float32"
         self._logits = np.zeros((classes, *live), dtype=importance.dtype)
         self._weights = np.zeros(live, dtype=importance.dtype)
         block = (block_planes(patch), *patch[1:])
@@ -121,9 +128,11 @@ class RunningSums:
         if finished == 0:
             return
         thickness = self._patch[self._axis]
-        slab = self._finish(slice(0, min(finished, thickness)))
-        if slab is not None:
-            yield slab
+        last, most = min(finished, thickness), slab_planes(thickness, self._accumulator)
+        for first in range(0, last, most):
+            slab = self._finish(slice(first, min(first + most, last)))
+            if slab is not None:
+                yield slab
         for plane_stack in (*self._logits, self._weights):
             moved = np.moveaxis(plane_stack, self._axis, 0)
             moved[: thickness - finished] = moved[finished:]

@@ -109,11 +109,13 @@ class _Runner:
             raise
 
     def _segment_case(self, case: Case, record: CaseRecord, clock: StageClock, read_ahead: bool = True) -> None:
-        self.networks.begin()
+        if self._fitter.networks_fit():
+            self.networks.begin()
         with clock.measure("read"):
             scan = self.scans.take(case)
             description = scan.description if scan else describe(case)
             fit = self._fit(case, record, description.header, scan.volume.voxels.nbytes if scan else 0)
+            self.networks.begin()
             scan = scan or read(description)
         plan = fit.plan if fit else self._sources.segmenter.plan
         geometry = scan.volume.geometry

@@ -25,6 +25,7 @@ from app.volume import Geometry, Shape, Vector
 from app.volume_io import read_header, read_volume, without_voxels, write_label_map
 from tests.conftest import (
     ROOT,
+    default_plan,
     read_label_map,
     run_app,
     tiny_label_map,
@@ -408,6 +409,31 @@ def test_no_change_where_bundle_or_user_do_not_allow_it(changed: Plan | None) ->
         fit(changed or bounded_plan(), 150, spacing="off")
 
 
+def test_any_plan_may_add_up_along_the_shortest_way_and_in_half_precision() -> None:
+    """nnU-Net v2's order of sums keeps whole planes across z; along x, the longest axis here, a slab is smaller."""
+    window = {**tiny_plan()["sliding_window"], "sum_order": "by_axis"}
+    plan, shape = small_plan(sliding_window=window), (20, 300, 2000)
+    as_planned = fit(plan, 10_000, shape, spacing="off")
+    assert as_planned.strategy == "as planned"
+    shortest = fit(plan, as_planned.record.need_mib - 1, shape, spacing="off")
+    assert shortest.strategy == "sums along the shortest way"
+    assert shortest.plan.sliding_window == replace(plan.sliding_window, sum_order="least_memory")
+    wide = fit(default_plan(), 10_000, spacing="off")
+    half = fit(default_plan(), wide.record.need_mib - 1, spacing="off")
+    assert half.strategy == "sums in half precision"
+    assert half.plan.sliding_window.accumulator == "float16"
+    assert "the label map is not the one of a run without limit" in str(half.warning)
+
+
+def test_without_memory_for_the_networks_they_are_not_loaded(tmp_path: Path, tiny_bundle: Path) -> None:
+    scan, report = write_scan(tmp_path / "scan.nii.gz", tissue()), tmp_path / "report.json"
+    command = ("--input", scan, "--output", tmp_path / "labels.nii.gz", "--bundle", tiny_bundle, "--report", report)
+    assert run_app(*command, "--max-memory", "1m") == 1
+    found = json.loads(report.read_text())
+    assert "expected at most 0 MiB, as --max-memory allows" in found["cases"][0]["error"]
+    assert found["network"] is None
+
+
 def test_a_case_that_does_not_fit_says_all_there_is_to_say() -> None:
     with pytest.raises(CaseError) as caught:
         fit(bounded_plan(), 100, (32767, 32767, 32767))
@@ -455,6 +481,7 @@ def test_a_coarser_grid_is_logged_and_reported(
     command = ("--input", scan, "--output", tmp_path / "labels.nii.gz", "--bundle", bundle, "--backend", "openvino")
     monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
     monkeypatch.setattr("app.memory_need.CHUNKS_BYTES", 0)
+    monkeypatch.setattr("app.memory._RESERVE", 0)
 
     def run(size_mib: float) -> tuple[int, dict[str, Any]]:
         size = int(size_mib * MIB)

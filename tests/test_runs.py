@@ -135,7 +135,8 @@ def test_each_scan_is_read_once_and_in_order(plan: Plan, tmp_path: Path, traced:
 def test_without_memory_for_two_nothing_is_read_ahead(
     plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What two cases need together decides, to the byte; this process is taken to hold nothing."""
+    """What two cases need together decides, to the byte; this process is taken to hold nothing, and no reserve."""
+    monkeypatch.setattr("app.memory._RESERVE", 0)
     begun: list[str] = []
     begin = Reader.begin
 

@@ -147,6 +147,19 @@ def test_streaming_equals_the_whole_weighted_sum(shape: Shape, step: float) -> N
     np.testing.assert_allclose(collect(scan, Oracle(by_position), plan), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_half_precision_sums_are_handed_out_a_few_planes_at_a_time(
+    shape: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that their float32 copies stay small; the planes are those of a whole slab."""
+    plan, scan = replace(PLAN, accumulator="float16"), image(shape)
+    whole = collect(scan, Oracle(by_position), plan)
+    monkeypatch.setattr("app.running_sums._WIDENED_PLANES", 2)
+    assert np.array_equal(collect(scan, Oracle(by_position), plan), whole)
+    slabs = stream_logits(scan, Oracle(by_position), 2, plan, PAD)
+    assert max(slab.logits.shape[slab.axis + 1] for slab in slabs) <= 2
+
+
 def test_mirroring_averages_all_flips() -> None:
     scan = image((4, 6, 5))
     oracle = Oracle(by_position)

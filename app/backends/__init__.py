@@ -146,4 +146,4 @@ def _constructor(name: str, threads: int | None) -> Callable[[Bundle, Literal["c
         return partial(OnnxRuntimePredictor, threads=threads)
     from app.backends.pytorch import TorchPredictor
 
-    return TorchPredictor
+    return partial(TorchPredictor, threads=threads)

@@ -45,15 +45,15 @@ class OpenVinoPredictor:
         if len(model.inputs) != 1 or len(model.outputs) != 1 or model.is_dynamic():
             raise BundleError(f"{source}: expected a network with one input and one output of fixed shape")
         check_network_shapes(bundle.plan, list(model.input().shape), list(model.output().shape), source)
-        convolve_parts_of_joins(model)
-        if precision == "fp32":
-            use_exact_sums(model)
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         self.precision = precision
         self._input_shape = network_shapes(bundle.plan)[0]
         try:
+            convolve_parts_of_joins(model)
+            if precision == "fp32":
+                use_exact_sums(model)
             self._request = core.compile_model(model, "CPU", config).create_infer_request()
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot compile the network ({error}); choose another --backend") from error

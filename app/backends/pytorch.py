@@ -21,7 +21,9 @@ class TorchPredictor:
 
     backend = "torch"
 
-    def __init__(self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str, threads: int | None = None
+    ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise DeviceError("this PyTorch sees no CUDA device; use --device cpu")
         if precision == "auto":
@@ -34,6 +36,8 @@ class TorchPredictor:
                 f"{bundle.folder}: only network.onnx describes this network, PyTorch cannot build it; "
                 "use --backend openvino or onnxruntime"
             )
+        if threads is not None:
+            torch.set_num_threads(threads)
         network = build_network(bundle.plan.network, bundle.plan.classes)
         try:
             weights = load(bundle.read(SAFETENSORS_FILE))

@@ -15,6 +15,7 @@ import numpy as np
 from app.backends import create_predictor
 from app.bundle import load_bundle
 from app.errors import AppError
+from app.machine_limits import processor_limit
 
 _LEAST_S = 3.0
 _LEAST_WINDOWS = 5
@@ -42,7 +43,7 @@ def measure_window(bundle_folder: Path, precision: str, least_s: float) -> dict[
     """``window_s``: median of windows after the first; ``first_window_s``; ``load_s``; ``windows``: how many."""
     start = time.perf_counter()
     bundle = load_bundle(bundle_folder)
-    predictor, _ = create_predictor(bundle, "openvino", "cpu", precision)  # type: ignore[arg-type]
+    predictor, _ = create_predictor(bundle, "openvino", "cpu", precision, processor_limit())  # type: ignore[arg-type]
     load_s = time.perf_counter() - start
     noise = np.random.default_rng(0).standard_normal(bundle.plan.sliding_window.patch_size, dtype=np.float32)
     seconds: list[float] = []
