@@ -202,3 +202,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
 def test_columns_are_the_organs_of_the_preset(tmp_path: Path) -> None:
     record = json.loads(write_scores(tmp_path / "a" / "scores.json", {"x": 0.5}, preset="flare23").read_text())
     assert [organ["column"] for organ in record["organs"]] == [*(organ.column for organ in FLARE_ORGANS), "Tumor"]
+
+
+def test_methods_that_were_not_scored_alike_are_said(tmp_path: Path) -> None:
+    first = write_scores(tmp_path / "a" / "scores.json", {"x": 0.5})
+    second = write_scores(tmp_path / "b" / "scores.json", {"x": 0.6})
+    assert compare(tmp_path, first, second)["remarks"] == []
+    record = json.loads(second.read_text())
+    record["settings"] = {"references": "truth", "ignore_geometry": True}
+    second.write_text(json.dumps(record))
+    remarks = compare(tmp_path, first, second)["remarks"]
+    assert remarks[0] == "CPS was scored with references truth, baseline with None"
+    assert remarks[1] == "CPS was scored with --ignore-geometry True, baseline with None"
+    assert f"Not scored alike: {remarks[0]}" in (tmp_path / "out" / "comparison.md").read_text()

@@ -105,6 +105,17 @@ def test_exit_code_is_passed_through(command: list[str], code: int, tmp_path: Pa
     assert (ending["exit_code"], ending["reason"]) == (code, "exit")
 
 
+def test_exit_code_is_passed_through_without_figures_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full_disk(_: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("tools.profile.__main__.write_profile", full_disk)
+    assert profile(tmp_path, "sh", "-c", "exit 7") == 7
+    assert "no figures (No space left on device); the samples are there" in capsys.readouterr().err
+
+
 def test_command_that_cannot_be_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert profile(tmp_path, str(tmp_path / "no-such-program")) == CommandError.exit_code == 127
     assert "no-such-program: cannot be started" in capsys.readouterr().err

@@ -62,10 +62,21 @@ def compare(records: Mapping[str, Record], paths: Mapping[str, Path], rules: str
         "organs": records[first]["organs"],
         "cases": common,
         "left_out": [case for case in everything if case not in common],
+        "remarks": [remark for name in others for remark in _unlike(records[first], records[name], first, name)],
         "interval": BOOTSTRAP,
         "test": SIGNED_RANK,
         "metrics": {metric.key: _compare_metric(records, metric, rules, common) for metric in COMPARED},
     }
+
+
+def _unlike(one: Record, other: Record, name_of_one: str, name: str) -> list[str]:
+    """In what two methods were not scored alike; each says it where it lies."""
+    found = []
+    for key, what in (("references", "references"), ("ignore_geometry", "--ignore-geometry")):
+        values = one["settings"].get(key), other["settings"].get(key)
+        if values[0] != values[1]:
+            found.append(f"{name} was scored with {what} {values[1]}, {name_of_one} with {values[0]}")
+    return found
 
 
 def _compare_metric(records: Mapping[str, Record], metric: Metric, rules: str, cases: list[str]) -> dict[str, Any]:

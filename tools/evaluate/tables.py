@@ -48,6 +48,8 @@ def comparison_markdown(comparison: Record) -> str:
         parts += [f"## {name} against {names[0]}", "", *_tests(comparison, name), ""]
     if comparison["left_out"]:
         parts += ["Left out, since not every method has scores: " + ", ".join(comparison["left_out"]) + ".", ""]
+    if comparison["remarks"]:
+        parts += ["Not scored alike: " + "; ".join(comparison["remarks"]) + ".", ""]
     test = f"p: {comparison['test']['method']}; then with {comparison['test']['several_organs']}."
     return "\n".join([*parts, _remark(comparison["interval"]), test + "\n"])
 

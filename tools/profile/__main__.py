@@ -106,13 +106,16 @@ def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
     sampling = _sampling(arguments, gpu=True)
     before = _stamp(report)
     ending = record(Job(command, timeout_s=arguments.timeout), sampling, out)
-    if report and _stamp(report) not in (None, before):
-        shutil.copyfile(report, out / REPORT_FILE)
-    _, profile = write_profile(out)
-    if not arguments.quiet:
-        print(f"{describe(profile)}; {out / PROFILE_FILE}, {out / PICTURE_FILE}", file=sys.stderr)
-        if report and profile["no_stages"]:
-            print(f"no stages: {profile['no_stages']} (--report {report})", file=sys.stderr)
+    try:
+        if report and _stamp(report) not in (None, before):
+            shutil.copyfile(report, out / REPORT_FILE)
+        _, profile = write_profile(out)
+        if not arguments.quiet:
+            print(f"{describe(profile)}; {out / PROFILE_FILE}, {out / PICTURE_FILE}", file=sys.stderr)
+            if report and profile["no_stages"]:
+                print(f"no stages: {profile['no_stages']} (--report {report})", file=sys.stderr)
+    except (AppError, OSError) as error:  # the command's exit code is what counts
+        print(f"error: no figures ({error}); the samples are there, make them with --again {out}", file=sys.stderr)
     return _EXIT_TIMED_OUT if ending.reason == "timeout" else ending.exit_code
 
 
