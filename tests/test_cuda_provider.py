@@ -100,6 +100,13 @@ def test_a_locator_and_its_network_share_the_arena(bundle: Bundle) -> None:
     assert limits == [900_000_000, 300_000_000]
 
 
+def test_a_twin_takes_no_arena_on_top(bundle: Bundle) -> None:
+    locator, twin = (replace(bundle, folder=bundle.folder / name) for name in ("locator", "twin"))
+    three = (replace(bundle, locator=locator, twin=twin), locator, twin)
+    limits = [int(provider_options(CudaRuntime(), part, "fp16")["gpu_mem_limit"]) for part in three]
+    assert limits == [450_000_000, 300_000_000, 450_000_000]
+
+
 def test_cuda_11_takes_a_kernel_of_little_memory(bundle: Bundle) -> None:
     """With cuDNN 8 the heuristic is not bound by the workspace limit."""
     expected = {**SMALL_MEMORY, "cudnn_conv_algo_search": "DEFAULT"}

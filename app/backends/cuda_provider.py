@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from app.bundle import LOCATOR_FOLDER, Bundle
+from app.bundle import LOCATOR_FOLDER, TWIN_FOLDER, Bundle
 from app.errors import DeviceError
 
 PROVIDER = "CUDAExecutionProvider"
@@ -56,7 +56,7 @@ def provider_options(ort: Any, bundle: Bundle, precision: str) -> dict[str, str]
     """Options of the provider: little device memory, and no time spent on trying out kernels.
 
     The builds for CUDA 11, 12 and 13 were seen to know these names and values, up to where they need a GPU. A bundle
-    with a locator runs two networks, which share 1.2 GB: 900 MB and 300 MB.
+    with a locator runs two networks, which share 1.2 GB: 900 MB and 300 MB; with a twin 450, 300 and 450 MB.
     """
     options = {
         "gpu_mem_limit": str(_arena_bytes(bundle)),
@@ -72,8 +72,11 @@ def provider_options(ort: Any, bundle: Bundle, precision: str) -> dict[str, str]
 
 
 def _arena_bytes(bundle: Bundle) -> int:
+    """Its share of what all networks of a bundle may take; a twin's is that of its sibling, as if it had a locator."""
     if bundle.folder.name == LOCATOR_FOLDER:
         return _LOCATOR_BYTES
+    if bundle.folder.name == TWIN_FOLDER or bundle.twin:
+        return (ARENA_BYTES - _LOCATOR_BYTES) // 2
     return ARENA_BYTES if bundle.locator is None else ARENA_BYTES - _LOCATOR_BYTES
 
 
