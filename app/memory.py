@@ -177,7 +177,7 @@ def _changes(scan: ScanHeader, plan: Plan, spacing: SpacingKind) -> Iterator[tup
     yield _AS_PLANNED, plan
     done: tuple[str, ...] = ()
     if plan.sliding_window.sum_order != "least_memory":
-        done = ("sums along the shortest way",)
+        done = ("sums along the axis of least memory",)
         plan = replace(plan, sliding_window=replace(plan.sliding_window, sum_order="least_memory"))
         yield ", ".join(done), plan
     full, half = plan.sliding_window, replace(plan.sliding_window, accumulator="float16")

@@ -409,14 +409,14 @@ def test_no_change_where_bundle_or_user_do_not_allow_it(changed: Plan | None) ->
         fit(changed or bounded_plan(), 150, spacing="off")
 
 
-def test_any_plan_may_add_up_along_the_shortest_way_and_in_half_precision() -> None:
+def test_any_plan_may_add_up_along_another_axis_and_in_half_precision() -> None:
     """nnU-Net v2's order of sums keeps whole planes across z; along x, the longest axis here, a slab is smaller."""
     window = {**tiny_plan()["sliding_window"], "sum_order": "by_axis"}
     plan, shape = small_plan(sliding_window=window), (20, 300, 2000)
     as_planned = fit(plan, 10_000, shape, spacing="off")
     assert as_planned.strategy == "as planned"
     shortest = fit(plan, as_planned.record.need_mib - 1, shape, spacing="off")
-    assert shortest.strategy == "sums along the shortest way"
+    assert shortest.strategy == "sums along the axis of least memory"
     assert shortest.plan.sliding_window == replace(plan.sliding_window, sum_order="least_memory")
     wide = fit(default_plan(), 10_000, spacing="off")
     half = fit(default_plan(), wide.record.need_mib - 1, spacing="off")
