@@ -19,6 +19,7 @@ from tools.phantom import make_phantom
 from tools.quality.__main__ import analyse
 from tools.quality.__main__ import main as quality
 from tools.quality.association import Pair, auroc, cluster_interval, spearman, summarise
+from tools.quality.report import markdown as of_quality
 from tools.robustness.__main__ import main as robustness
 from tools.robustness.measure import ORGANS, Networks, measure
 from tools.robustness.table import markdown
@@ -237,6 +238,13 @@ def test_from_scans_to_tables_and_a_second_run_adds_nothing(
     assert found["organs"]["spleen"]["pairs"] + found["organs"]["spleen"]["missed_by_both"] == 4
     assert "| spleen | " in (tmp_path / "quality" / "quality.md").read_text()
     assert (tmp_path / "quality" / "quality.png").read_bytes().startswith(b"\x89PNG")
+    some = [str(tmp_path / "out" / "robustness.json"), "--out", str(tmp_path / "some"), "--cases"]
+    case_id = found["pairs"][0]["case_id"]
+    assert quality([*some, case_id]) == 0
+    pairs = json.loads((tmp_path / "some" / "quality.json").read_text())["pairs"]
+    assert pairs == [pair for pair in found["pairs"] if pair["case_id"] == case_id]
+    assert quality([*some, "nobody"]) == 2
+    assert "--cases nobody: not in " in capsys.readouterr().err
 
 
 def test_a_record_without_agreement_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,3 +260,13 @@ def test_the_default_networks_card_shows_the_recorded_run(default_bundle: Path) 
     card = (default_bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert markdown(record).rstrip() in card
     assert record["bundle"]["network.onnx"] == load_bundle(default_bundle).sha256["network.onnx"]
+
+
+def test_the_readme_shows_the_recorded_agreement() -> None:
+    """As the tool wrote it."""
+    results = ROOT / "tools" / "quality" / "results"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for folder in (results, results / "held_out"):
+        found = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
+        assert of_quality(found) == (folder / "quality.md").read_text(encoding="utf-8")
+        assert of_quality(found).rstrip() in readme

@@ -31,10 +31,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("record", type=Path, metavar="robustness.json", help="measured with --uncertainty")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="ID",
+        help="of these scans only, those that the networks have not learnt from, say",
+    )
     arguments = parser.parse_args(argv)
     try:
         command = f"python -m tools.quality {shlex.join(sys.argv[1:] if argv is None else argv)}"
-        _run(arguments.record, arguments.out, command)
+        _run(arguments.record, arguments.out, command, arguments.cases)
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -59,13 +65,18 @@ def analyse(record: dict[str, Any], command: str) -> dict[str, Any]:
     }
 
 
-def _run(path: Path, out: Path, command: str) -> None:
+def _run(path: Path, out: Path, command: str, case_ids: list[str] | None) -> None:
     try:
         record = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); expected a record of tools.robustness") from error
     if not isinstance(record, dict) or not record.get("uncertainty"):
         raise UsageError(f"{path}: no agreement in it; expected a record of `tools.robustness --uncertainty`")
+    if case_ids:
+        known = {row["case_id"] for row in record["rows"]}
+        if strange := sorted(set(case_ids) - known):
+            raise UsageError(f"--cases {' '.join(strange)}: not in {path}; expected some of {', '.join(sorted(known))}")
+        record = {**record, "rows": [row for row in record["rows"] if row["case_id"] in case_ids]}
     prepare_output_folder(out)
     found = analyse(record, command)
     with atomic_file(out / "quality.json") as stream:

@@ -53,7 +53,7 @@ def draw_scatter(found: dict[str, Any], path: Path) -> None:
     )
     overall = found["all"]
     axes.set_title(
-        f"{found['bundle']}: Spearman {_number(overall, 'spearman')}, AUROC {_number(overall, 'auroc')}, "
+        f"{found['bundle']}: Spearman {_number(overall, 'spearman')}, AUROC {_number(overall, 'auroc')},\n"
         f"{overall['pairs']} organs in {overall['scans']} scans and their copies",
         fontsize=9,
     )
