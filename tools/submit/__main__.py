@@ -44,7 +44,7 @@ _EXIT_INTERRUPTED = 130
 _EPILOG = """\
 1. looks at the image: tag, platform, ENTRYPOINT, WORKDIR, CUDA_VISIBLE_DEVICES, bash, predict.sh and its syntax
 2. runs FLARE's command on two scans, one container start each, and measures as the organisers do (tools.profile)
-3. looks at what is left in inputs and outputs, and at the label maps: the scan's grid, labels 0 to 13, uint8
+3. looks at what is left in inputs and outputs, and at the label maps: the scan's grid, labels, uint8
 4. runs the smaller scan hardened: no network, 64 MB of /dev/shm, user 1000:1000, read-only root but /tmp, no
    capabilities. If that fails, once more with each of the five alone
 5. if all is well: writes the archive
