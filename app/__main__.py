@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:
     check_usage(arguments)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(processor_limit()))  # it knows affinity, but no group's quota
+    if "numpy" not in sys.modules:  # whose BLAS reads it once, and by itself knows affinity, but no group's quota
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(processor_limit()))
     from app.bundle import load_bundle  # here, so that --help and usage errors cost no imports
     from app.cases import find_cases, prepare_output_folder, single_case
     from app.progress import SilentProgress, TerminalProgress

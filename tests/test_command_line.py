@@ -550,3 +550,18 @@ def test_4_when_the_backend_is_not_installed(command: list[str], tmp_path: Path,
     assert code == 4
     error = report_in(tmp_path)["error"]
     assert error == f"backend {backend} is not installed; install it or choose another --backend"
+
+
+def test_blas_takes_as_many_threads_as_the_process_may(tmp_path: Path) -> None:
+    """Unless the user says how many; BLAS by itself does not see a quota of the process's group."""
+    script = (
+        "import os, sys; from app import __main__ as app; app.processor_limit = lambda: 3\n"
+        f"code = app.main(['--input', {str(tmp_path / 'missing.nii')!r}, '--output', {str(tmp_path / 'x.nii.gz')!r}])\n"
+        "print(code, os.environ.get('OPENBLAS_NUM_THREADS'))"
+    )
+    for given, expected in (({}, "3"), ({"OPENBLAS_NUM_THREADS": "1"}, "1")):
+        environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"} | given
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split()[-1] == expected
