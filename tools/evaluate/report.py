@@ -55,7 +55,8 @@ def table_text(record: Record) -> str:
     failed = sum(case["status"] == "failed" for case in record["cases"])
     lines.append(f"{len(record['cases']) - failed} of {len(record['cases'])} cases scored")
     if failed:
-        dsc, nsd = (metric.shown(with_failed_as_zero(record)[metric.key]) for metric in (DSC, NSD))
+        means_with_zeros = with_failed_as_zero(record)
+        dsc, nsd = (metric.shown(means_with_zeros[metric.key]) for metric in (DSC, NSD))
         lines.append(
             f"{failed} failed and in no mean; counted as 0, as in the challenge: official DSC {dsc}, NSD {nsd}"
         )

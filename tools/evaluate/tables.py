@@ -30,7 +30,8 @@ def scores_markdown(record: Record) -> str:
         rows.append(_scores_row(record, rules, None, "mean"))
         parts += [f"DSC and NSD: {rules}.", "", *_markdown(["", *(metric.title for metric in _SHOWN)], rows), ""]
     if "failed" in cases:
-        dsc, nsd = (metric.shown(with_failed_as_zero(record)[metric.key]) for metric in (DSC, NSD))
+        means_with_zeros = with_failed_as_zero(record)
+        dsc, nsd = (metric.shown(means_with_zeros[metric.key]) for metric in (DSC, NSD))
         parts += [f"With every failed case counted as 0, as in the challenge: official DSC {dsc}, NSD {nsd}.", ""]
     return "\n".join([*parts, _remark(record["interval"])])
 
