@@ -115,6 +115,23 @@ def test_a_sibling_without_weights_to_start_from_is_random(cache: Path, tmp_path
     assert_equal(dict(siblings[1]), dict(untouched))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_network_of_a_training_is_chosen_by_its_number(cache: Path, tmp_path: Path, packed: bool) -> None:
+    """The second sibling goes on alone; one that a baseline does not have is refused."""
+    other = fit(cache, tmp_path / "cps", 1)
+    expected = dict(checkpoint(other)["trainer"]["networks"][1])
+    if packed:
+        (expected,) = as_half([expected])
+        assert train_main(["pack", str(other), str(tmp_path / "cps.safetensors")]) == 0
+        other = tmp_path / "cps.safetensors"
+    run = fit(cache, tmp_path / "alone", 1, "--supervised", "--start-from", f"{other}:2")
+    (network,) = checkpoint(run)["trainer"]["networks"]
+    assert_equal(dict(network), expected)
+    assert log_of(run)[0]["start_from"] == [f"{other}:2"]
+    again = ["fit", "--cache", str(cache), "--out", str(tmp_path / "none"), *TINY, "--start-from", f"{run}:2"]
+    assert train_main(again) == 2
+
+
 def test_networks_of_another_plan_are_no_start(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["fit", "--cache", str(cache), "--out", str(tmp_path / "run"), *TINY, "--start-from", str(SHIPPED)]
     assert train_main(command) == 2

@@ -90,7 +90,7 @@ def _run_options(arguments: argparse.Namespace, before: "RunOptions") -> "RunOpt
 
 
 def _train(
-    arguments: argparse.Namespace, plan: "TrainPlan", settings: "Settings", new: bool, start_from: Sequence[Path] = ()
+    arguments: argparse.Namespace, plan: "TrainPlan", settings: "Settings", new: bool, start_from: Sequence[str] = ()
 ) -> int:
     """Checks everything, then trains; a new training's folder is made in between."""
     from tools.train.cache import open_cache
@@ -113,7 +113,7 @@ def _train(
             start_folder(arguments.out, plan, settings)
         fit = Fit(arguments.out, plan, settings.trainer, cases, rank, limits, validation, settings.run.workers)
         if weights:
-            fit.start_from(weights, [str(source) for source in start_from])
+            fit.start_from(weights, start_from)
         progress = fit.run()
     last = plan.epochs * plan.iterations_per_epoch
     more = "" if progress.step >= last else f"; go on with: python -m tools.train resume {arguments.out}"

@@ -75,12 +75,11 @@ def _add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--start-from",
-        type=Path,
         nargs="+",
         default=[],
         metavar="TRAINING",
-        help="begin with the networks of other trainings (folders or packed files, in this order) instead of random "
-        "ones; a sibling for which none is left is random",
+        help="begin with the networks of other trainings (folders or packed files, in this order; TRAINING:2 is its "
+        "second network alone) instead of random ones; a sibling for which none is left is random",
     )
     _add_data_arguments(parser)
     _add_run_arguments(parser)

@@ -83,20 +83,33 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
     (run / LOG_FILE).write_text(record["log"])
 
 
-def trained_networks(sources: Sequence[Path]) -> list[Weights]:
+def trained_networks(sources: Sequence[str]) -> list[Weights]:
     """The networks of some trainings in the order given, for ``fit --start-from``.
 
     Args:
-        sources: folders of trainings, or files that ``pack`` wrote. Of each all networks are taken; their running
-            means where it keeps them.
+        sources: folders of trainings, or files that ``pack`` wrote. Of each all networks are taken, of ``SOURCE:2``
+            the second alone; their running means where it keeps them.
 
     Raises:
         AppError: one of them is no training.
+        UsageError: it has no such network.
     """
     networks: list[Weights] = []
     for source in sources:
-        networks += _of_state(load_checkpoint(source)) if source.is_dir() else _read(source)[1]
+        path, number = _chosen(source)
+        found = _of_state(load_checkpoint(path)) if path.is_dir() else _read(path)[1]
+        if number > len(found):
+            raise UsageError(f"--start-from {source}: the training has {len(found)} network(s), no network {number}")
+        networks += found[number - 1 : number] if number else found
     return networks
+
+
+def _chosen(source: str) -> tuple[Path, int]:
+    """Path and number of the network, 0 for all; a path that is there is meant as it stands."""
+    path, colon, number = source.rpartition(":")
+    if colon and number in ("1", "2") and not Path(source).exists():
+        return Path(path), int(number)
+    return Path(source), 0
 
 
 def _of_state(state: dict[str, Any]) -> list[Weights]:
