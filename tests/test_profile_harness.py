@@ -299,6 +299,7 @@ def test_real_docker(tmp_path: Path) -> None:
     assert float(load["ContainerArea_MiBs"]) > 400
     assert float(load["ContainerCPU_core_s"]) == pytest.approx(1.05, rel=0.15)
     assert float(stuck["ContainerPeak_MiB"]) < 50
+    assert 0 < float(stuck["Sampler_percent_of_core"]) < 2  # in its 15 s; at the organisers' rate
     assert read_table(folder / f"{image}_Efficiency.csv")["stuck_0000.nii.gz"]["Time"] == "3600.0"
 
 
