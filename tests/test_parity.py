@@ -248,13 +248,12 @@ def test_the_table() -> None:
     assert text.count("Abacus, 2 cores (desk)") == 1
 
 
-def test_the_readme_shows_the_recorded_table() -> None:
-    """As the tool wrote it: all rows of all groups, those that count pass."""
+def test_the_recorded_table_is_complete() -> None:
+    """As the tool writes it: all rows of all groups, those that count pass."""
     results = Path(parity.__file__).parent / "results"
     records = read_records(results / "parity.json")
     text = (results / "parity.md").read_text(encoding="utf-8")
     assert markdown(list(records.values())) == text
-    assert text in (Path(parity.__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert list(records) == [row.name for row in all_rows()]
     assert not [name for name, record in records.items() if record["failures"] and record["not_counted"] is None]
 

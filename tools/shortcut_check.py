@@ -247,14 +247,16 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
         for row in found:
             print(f"{row.scan} {row.shortcut}: {row.windows} windows, {sum(row.seconds.values()):.1f} s", flush=True)
         rows += [asdict(row) for row in found]
-        _write(record, arguments.out)
-    print(markdown(record), end="")
+        _write(json.dumps(record, indent=1) + "\n", arguments.out)
+    table = arguments.out.with_suffix(".md")
+    _write(markdown(record), table)
+    print(table)
     return EXIT_CASE_FAILED if failed else EXIT_OK
 
 
-def _write(record: dict[str, Any], path: Path) -> None:
+def _write(text: str, path: Path) -> None:
     with atomic_file(path) as stream:
-        stream.write((json.dumps(record, indent=1) + "\n").encode())
+        stream.write(text.encode())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -264,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="X", help="these scans (default: all)")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="X.nii.gz, where there are some")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="and FILE.md, its table")
     return parser
 
 
