@@ -254,6 +254,33 @@ def test_a_record_without_agreement_is_refused(tmp_path: Path, capsys: pytest.Ca
         assert words in capsys.readouterr().err
 
 
+def test_bundles_side_by_side(truth: LabelArray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the second network's organs only the liver, which it does not find, is worse."""
+    for name, reads in (("all", reads_labels), ("none", without_liver)):
+        networks = Networks(plan(), Oracle(reads))
+        rows = [measure(networks, case_id, painted(truth), "original", 0) for case_id in ("a", "b")]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"about_labels": "drawn", "rows": rows}))
+    files = [f"{name}={tmp_path / name}.json" for name in ("all", "none")]
+    out = tmp_path / "table.md"
+    assert robustness(["compare", *files, "--out", str(out)]) == 0
+    text = out.read_text()
+    assert text == capsys.readouterr().out
+    organs = len([row for row in text.splitlines() if row.startswith("| ") and "1.000 | 1.000 |" in row]) // 2 + 1
+    assert f"{2 * organs} organs" in text
+    assert "| | all | none |" in text
+    assert f"| mean DSC | 1.000 | {1 - 1 / organs:.3f} |" in text
+    assert "| organs whose DSC is lower by more than 0.02 | - | 2 |" in text
+    assert text.count("| liver | 1.000 | 0.000 |") == 2
+
+    rows[0]["organs"]["liver"]["dsc"] = None
+    (tmp_path / "none.json").write_text(json.dumps({"about_labels": "drawn", "rows": rows}))
+    assert robustness(["compare", *files, "--out", str(out)]) == 2
+    assert "not records of the same organs" in capsys.readouterr().err
+    (tmp_path / "none.json").write_text("{")
+    assert robustness(["compare", *files, "--out", str(out)]) == 3
+    assert robustness(["compare", files[0], files[0], "--out", str(out)]) == 2
+
+
 def test_the_default_networks_card_shows_the_recorded_run(default_bundle: Path) -> None:
     """As the tool wrote it, of the network that is shipped."""
     record = json.loads((ROOT / "weights" / "training" / "held_out" / "robustness.json").read_text(encoding="utf-8"))

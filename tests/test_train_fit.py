@@ -21,6 +21,7 @@ from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, 
 from tools.convert.__main__ import main as convert_main
 from tools.train.__main__ import main as train_main
 from tools.train.cache import open_cache
+from tools.train.planning import read_train_plan
 from tools.train.presets import make_plan
 from tools.train.running_time import running_s
 from tools.train.trainer import new_network
@@ -175,6 +176,18 @@ def test_unknown_plan_values_are_named(cache: Path, tmp_path: Path, capsys: pyte
     assert "--set epoch=3" in capsys.readouterr().err
     assert train_main([*fit, "--set", "epochs=many"]) == 2
     assert "plan.epochs" in capsys.readouterr().err
+    assert train_main([*fit, "--set", "augmentation.dose=1"]) == 2
+    assert "dose_probability" in capsys.readouterr().err
+    assert train_main([*fit, "--set", "epochs.many=1"]) == 2
+    assert "--set epochs.many=1" in capsys.readouterr().err
+
+
+def test_one_value_within_the_plan_is_changed(cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit = ["fit", "--cache", str(cache), "--out", str(run), *TINY, "--stop-at-step", "1"]
+    assert train_main([*fit, "--set", "augmentation.dose_probability=0.125"]) == 0
+    found, usual = read_train_plan(run / "train_plan.json").augmentation, read_train_plan(cache / "train_plan.json")
+    assert found == replace(usual.augmentation, dose_probability=0.125)
 
 
 def test_exporting_nothing_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

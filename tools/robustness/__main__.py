@@ -1,4 +1,4 @@
-"""Command line: ``python -m tools.robustness --bundle B --scans ... --labels ... --out DIR``."""
+"""Command line: ``python -m tools.robustness --bundle B --scans ... --labels ... --out DIR``, and ``compare``."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from app.errors import AppError, CaseError, UsageError
 from app.machine_limits import processor_limit
 from tools.ct import read_ct
 from tools.degrade.kinds import KINDS
+from tools.robustness import compare
 from tools.robustness.measure import ORGANS, Networks, Row, load_networks, measure
 from tools.robustness.table import markdown
 
@@ -25,7 +26,8 @@ _EPILOG = """\
 Give scans that the network has not learnt from; nothing here can know which those are.
 
 written to --out: robustness.json after every row, then robustness.md. The next run with the same bundle, seed and
-references goes on with what is there. `python -m tools.quality` reads the same record.
+references goes on with what is there. `python -m tools.quality` reads the same record; several records side by side:
+`python -m tools.robustness compare --help`.
 
 exit codes: 0 all measured, 1 a scan or label map is unusable, 2 wrong usage, 3 nothing there or --out cannot be
 written, 4 bundle unusable
@@ -68,9 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures what is not measured yet; returns the exit code."""
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        _run(arguments, sys.argv[1:] if argv is None else argv)
+        if words[:1] == ["compare"]:
+            return compare.main(words[1:])
+        _run(build_parser().parse_args(words), words)
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

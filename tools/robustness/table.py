@@ -61,9 +61,9 @@ def _mean_and_change(rows: list[Row], kind: str, metric: str) -> str:
     """Two cells: the mean, and the mean difference of what has a score in both."""
     found, before = scored_pairs(rows, kind, metric), scored_pairs(rows, ORIGINAL, metric)
     differences = [value - before[key] for key, value in found.items() if key in before]
-    mean = f"{_mean(found.values()):.3f}" if found else "-"
-    change = f"{_mean(differences):+.3f}" if differences and kind != ORIGINAL else "-"
-    return f"{mean} | {change}"
+    average = f"{mean(found.values()):.3f}" if found else "-"
+    change = f"{mean(differences):+.3f}" if differences and kind != ORIGINAL else "-"
+    return f"{average} | {change}"
 
 
 def _by_organ(rows: list[Row]) -> list[str]:
@@ -73,7 +73,7 @@ def _by_organ(rows: list[Row]) -> list[str]:
         cells = []
         for kind in kinds:
             values = [value for (_, name), value in scored_pairs(rows, kind, "dsc").items() if name == organ]
-            cells.append(f"{_mean(values):.3f} ({len(values)})" if values else "-")
+            cells.append(f"{mean(values):.3f} ({len(values)})" if values else "-")
         lines.append(f"| {organ} | {' | '.join(cells)} |")
     return lines
 
@@ -93,6 +93,7 @@ def _kinds(rows: list[Row]) -> list[str]:
     return [kind for kind in KINDS if any(row["kind"] == kind and not row["skipped"] for row in rows)]
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic; of one value at least."""
     found = list(values)
     return sum(found) / len(found)

@@ -1,7 +1,6 @@
 """Command line: ``python -m tools.train prepare|fit|resume|export|pack|unpack|curves``."""
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -153,9 +152,12 @@ def _validation(settings: "Settings", plan: "TrainPlan") -> "Validation":
 
 def _export(arguments: argparse.Namespace) -> int:
     from tools.train.export import export_bundle
+    from tools.train.planning import changed, read_train_plan
+    from tools.train.settings import PLAN_FILE
 
     name = arguments.name or arguments.bundle.name
-    export_bundle(arguments.out, arguments.bundle, name, arguments.network, arguments.raw, arguments.twin)
+    plan = changed(read_train_plan(arguments.out / PLAN_FILE), arguments.set)
+    export_bundle(arguments.out, arguments.bundle, name, arguments.network, arguments.raw, arguments.twin, plan)
     print(f"{arguments.bundle} written; prove it with: python -m tools.convert verify {arguments.bundle}")
     return 0
 
@@ -186,22 +188,11 @@ def _curves(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> "TrainPlan":
     """The cache's plan, a preset or a file, with the values that --set changes."""
-    from tools.train.planning import parse_train_plan, read_train_plan
+    from tools.train.planning import changed, read_train_plan
     from tools.train.prepare import plan_of_cache
 
     plan = read_train_plan(arguments.plan) if arguments.plan else plan_of_cache(arguments.cache, arguments.preset)
-    if not arguments.set:
-        return plan
-    values = asdict(plan)
-    for change in arguments.set:
-        key, separator, text = change.partition("=")
-        if not separator or key not in values:
-            raise UsageError(f"--set {change}: expected KEY=VALUE with a key of the plan: {', '.join(sorted(values))}")
-        try:
-            values[key] = json.loads(text)
-        except json.JSONDecodeError:
-            values[key] = text
-    return parse_train_plan(json.dumps(values), "--set")
+    return changed(plan, arguments.set)
 
 
 def _world_size() -> int:

@@ -62,9 +62,7 @@ def _add_fit_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", choices=PRESETS, help="a preset for the cache's data (default: the cache's own plan)"
     )
     plans.add_argument("--plan", type=Path, help="a train_plan.json, or a packed training whose plan to take")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the plan, such as epochs=100"
-    )
+    _add_set(parser)
     parser.add_argument("--supervised", action="store_true", help="the baseline: one network, labelled data only")
     parser.add_argument(
         "--confidence", type=float, default=0.0, metavar="P", help="leave out pseudo labels less certain than P"
@@ -83,6 +81,17 @@ def _add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_data_arguments(parser)
     _add_run_arguments(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value of the plan, such as epochs=100, augmentation.dose_probability=0.2 or "
+        "app.spacing.enforce=header",
+    )
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +116,7 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="the weights themselves; default: their running means where the training keeps them (fit --ema), since "
         "validation scores these",
     )
+    _add_set(parser)
 
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,23 +21,33 @@ _EXPORTED = {"1": "network 1", "2": "network 2", "both": "mean of the siblings' 
 
 
 def export_bundle(
-    run: Path, folder: Path, name: str, choice: Choice = "1", raw: bool = False, twin: bool = False
+    run: Path,
+    folder: Path,
+    name: str,
+    choice: Choice = "1",
+    raw: bool = False,
+    twin: bool = False,
+    plan: TrainPlan | None = None,
 ) -> Plan:
     """Writes a bundle of a training: network 1 as the paper, its sibling 2, or both.
 
     ``both`` averages the logits of the two siblings, at twice the time. Where the training keeps running means of the
     weights, these are written, since they are what its validation scores; ``raw`` writes the weights themselves.
-    ``twin`` writes the other sibling too, beside the chosen one, for the app's ``--uncertainty``.
+    ``twin`` writes the other sibling too, beside the chosen one, for the app's ``--uncertainty``. ``plan`` takes the
+    place of the training's own, with which only the network has to agree: other windows, another spacing rule.
 
     Raises:
         AppError: there is no training in ``run``.
-        UsageError: the training has no such network, or ``folder`` holds other files.
+        UsageError: the training has no such network or none of the plan's, or ``folder`` holds other files.
     """
     if twin and choice == "both":
         raise UsageError("--twin: the twin of both siblings is neither; choose --network 1 or 2")
     if folder.exists() and any(folder.iterdir()) and not (folder / "plan.json").exists():
         raise UsageError(f"{folder}: holds something that is no bundle; expected a new folder")
-    plan = read_train_plan(run / PLAN_FILE)
+    trained = read_train_plan(run / PLAN_FILE)
+    plan = plan or trained
+    if (plan.app.network, plan.app.labels) != (trained.app.network, trained.app.labels):
+        raise UsageError(f"{run}: the training's network and organs cannot be changed any more")
     state = load_checkpoint(run)
     averages = [] if raw else state["trainer"]["averages"]
     networks = averages or state["trainer"]["networks"]

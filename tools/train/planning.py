@@ -5,6 +5,7 @@ JSON in and out, as strict as a bundle's ``plan.json``: an unknown key or a wron
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -118,6 +119,31 @@ def preprocessing_digest(plan: Plan) -> str:
     if parts["spacing"] == "resample":
         parts["largest_grid_zyx"] = plan.spacing.largest_grid_zyx
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def changed(plan: TrainPlan, changes: Sequence[str]) -> TrainPlan:
+    """The plan with some values changed, each given as ``KEY=VALUE`` or ``OUTER.KEY=VALUE``.
+
+    Raises:
+        UsageError: there is no such key, or the plan does not allow the value.
+    """
+    if not changes:
+        return plan
+    values = asdict(plan)
+    for change in changes:
+        path, separator, text = change.partition("=")
+        *outer, key = path.split(".")
+        part: Any = values
+        for name in outer:
+            part = part.get(name) if isinstance(part, dict) else None
+        if not separator or not isinstance(part, dict) or key not in part:
+            known = ", ".join(sorted(part if isinstance(part, dict) else values))
+            raise UsageError(f"--set {change}: expected KEY=VALUE with a key of the plan, here {known}")
+        try:
+            part[key] = json.loads(text)
+        except json.JSONDecodeError:
+            part[key] = text
+    return parse_train_plan(json.dumps(values), "--set")
 
 
 def to_json(plan: TrainPlan) -> str:

@@ -1,0 +1,109 @@
+"""Command line of ``python -m tools.robustness compare``: several bundles' records side by side."""
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.atomic_files import atomic_file
+from app.cases import prepare_output_folder
+from app.errors import EXIT_OK, FolderError, UsageError
+from tools.degrade.kinds import KINDS, ORIGINAL
+from tools.robustness.measure import ORGANS, SMALLEST_SCORED_ML
+from tools.robustness.table import Pairs, mean, scored_pairs
+
+CLEARLY_WORSE = 0.02
+
+Record = dict[str, Any]
+
+_EPILOG = f"""\
+The first record is the baseline: an organ of a scan is worse where its DSC is lower by more than {CLEARLY_WORSE:g}.
+All have to be of the same scans and references.
+
+example:
+  python -m tools.robustness compare supervised=a/robustness.json CPS=b/robustness.json --out comparison.md
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compares; returns the exit code.
+
+    Raises:
+        AppError: what cannot be compared, read or written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.robustness compare",
+        description="Compares bundles by their robustness.json, organ by organ.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("records", nargs="+", metavar="NAME=robustness.json", help="two or more")
+    parser.add_argument("--kind", choices=KINDS, default=ORIGINAL, help="which scans (default: as they are)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+    arguments = parser.parse_args(argv)
+    records = _read(arguments.records)
+    command = f"python -m tools.robustness compare {shlex.join(argv)}"
+    text = comparison(records, arguments.kind, command)
+    prepare_output_folder(arguments.out.parent)
+    with atomic_file(arguments.out) as stream:
+        stream.write(text.encode())
+    print(text, end="")
+    return EXIT_OK
+
+
+def comparison(records: dict[str, Record], kind: str, command: str) -> str:
+    """The table: means, what is worse than the first, DSC by organ and scan.
+
+    Raises:
+        UsageError: the records are of different scans or references.
+    """
+    dsc, nsd = ({name: scored_pairs(record["rows"], kind, metric) for name, record in records.items()}
+                for metric in ("dsc", "nsd"))  # fmt: skip
+    first = next(iter(dsc.values()))
+    if any(pairs.keys() != first.keys() for pairs in dsc.values()) or not first:
+        raise UsageError(f"these are not records of the same organs of the same scans ({kind})")
+    about = {record["about_labels"] for record in records.values()}
+    if len(about) > 1:
+        raise UsageError(f"these are records of different references: {'; '.join(sorted(about))}")
+    lines = [
+        f"`{command}`",
+        "",
+        f"{KINDS[kind].text[:1].upper()}{KINDS[kind].text[1:]}; {len(first)} organs of which the reference shows "
+        f"{SMALLEST_SCORED_ML:g} ml or more; reference: {about.pop()}.",
+        "",
+        f"| | {' | '.join(records)} |",
+        "|---" * (len(records) + 1) + "|",
+        _row("mean DSC", [f"{mean(pairs.values()):.3f}" for pairs in dsc.values()]),
+        _row("mean NSD", [f"{mean(pairs.values()):.3f}" for pairs in nsd.values()]),
+        _row(f"organs whose DSC is lower by more than {CLEARLY_WORSE:g}", [_worse(first, p) for p in dsc.values()]),
+    ]
+    for case in sorted({case for case, _ in first}):
+        shown = [organ for organ in ORGANS if (case, organ) in first]
+        lines.append(_row(f"**{case}**", [f"{mean(p[case, o] for o in shown):.3f}" for p in dsc.values()]))
+        lines += [_row(organ, [f"{pairs[case, organ]:.3f}" for pairs in dsc.values()]) for organ in shown]
+    return "\n".join(lines) + "\n"
+
+
+def _worse(first: Pairs, pairs: Pairs) -> str:
+    return "-" if pairs is first else str(sum(first[key] - value > CLEARLY_WORSE for key, value in pairs.items()))
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _read(entries: Sequence[str]) -> dict[str, Record]:
+    """Records by name, from ``NAME=FILE``."""
+    pairs = [(name, Path(path)) for name, sign, path in (entry.partition("=") for entry in entries) if name and sign]
+    found = dict(pairs)
+    if len(found) != len(entries) or len(found) < 2:
+        raise UsageError(f"{' '.join(entries)}: expected two or more NAME=robustness.json, each with a name of its own")
+    records = {}
+    for name, path in found.items():
+        try:
+            records[name] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FolderError(f"{path}: cannot be read ({error}); expected what tools.robustness writes") from error
+    return records
