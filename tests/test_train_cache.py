@@ -224,9 +224,22 @@ def test_annotated_organs(data: Path, tmp_path: Path) -> None:
     assert a.annotated.shape == (14,)
 
 
-def describe(folder: Path, hidden: dict[str, list[str]]) -> None:
+def test_an_organ_that_is_not_trusted_leaves_the_label_map(data: Path, tmp_path: Path) -> None:
+    """Its voxels become background that may hide the organ; the scan that says nothing keeps its own."""
+    describe(tmp_path, {"a": ["spleen"]}, key="not_trusted")
+    run(data, tmp_path / "cache", "--dataset", str(tmp_path / "about.json"))
+    a, b, _ = open_cache(tmp_path / "cache")
+    expected = scan(0)[1]
+    assert np.any(expected == 3)
+    assert np.array_equal(grid(a)[1], np.where(expected == 3, 0, expected))
+    assert np.array_equal(grid(b)[1], scan(1)[1])
+    assert np.flatnonzero(~a.annotated).tolist() == [3]
+    assert 3 not in a.foreground
+
+
+def describe(folder: Path, hidden: dict[str, list[str]], key: str = "not_annotated") -> None:
     scans = {
-        case_id: {"source": "a phantom", "licence": "none", "labels_by": None, "not_annotated": organs}
+        case_id: {"source": "a phantom", "licence": "none", "labels_by": None, key: organs}
         for case_id, organs in hidden.items()
     }
     organs = list(make_plan("compact-3d").app.labels)

@@ -71,6 +71,10 @@ def test_description(tmp_path: Path) -> None:
     data = find_training_data([tmp_path], description=path)
     assert data.organs == ("liver", "spleen")
     assert [case.not_annotated for case in data.cases] == [(), ("spleen",)]
+    scan = {**scan, "not_annotated": [], "not_trusted": ["liver"]}
+    path.write_text(json.dumps({"name": "two", "organs": ["liver", "spleen"], "scans": {"b": scan}}))
+    assert [case.hidden for case in find_training_data([tmp_path], description=path).cases] == [(), ("liver",)]
+    scan = {**scan, "not_trusted": ["spleen"]}
     path.write_text(json.dumps({"name": "two", "organs": ["liver"], "scans": {"b": scan}}))
     with pytest.raises(UsageError, match=r"about.json: dataset: scans.b: spleen is not among the organs"):
         find_training_data([tmp_path], description=path)
@@ -85,7 +89,10 @@ def test_abdomen_ct_names_what_is_not_annotated() -> None:
     assert sorted(description.scans) == [f"ct_{number:03d}" for number in range(1, 11)]
     hidden = {case_id: scan.not_annotated for case_id, scan in description.scans.items() if scan.not_annotated}
     assert hidden == {"ct_001": ("gallbladder",), "ct_002": ("esophagus",), "ct_006": ("gallbladder",)}
+    wrong = {case_id: scan.not_trusted for case_id, scan in description.scans.items() if scan.not_trusted}
+    assert wrong == {"ct_004": ("gallbladder",), "ct_008": ("gallbladder",)}
     assert all(scan.licence and scan.source for scan in description.scans.values())
+    assert all(bool(scan.remark) is bool(scan.not_trusted) for scan in description.scans.values())
 
 
 def test_abdomen_ct_folder_finds_its_description() -> None:

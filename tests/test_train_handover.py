@@ -16,7 +16,7 @@ from tools.convert.__main__ import main as convert
 from tools.train.__main__ import main as train_main
 from tools.train.cache import open_cache
 from tools.train.planning import preprocessing_digest, read_train_plan
-from tools.train.trainer import new_network
+from tools.train.trainer import new_network, steps_to_full_decay
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "training" / "abdomen_ct_twin.safetensors"
 
@@ -100,6 +100,7 @@ def test_a_training_starts_from_the_networks_of_others(cache: Path, tmp_path: Pa
     state = checkpoint(run)["trainer"]
     assert_equal([dict(network) for network in state["networks"]], [dict(network) for network in expected])
     assert_equal(state["averages"], state["networks"])
+    assert state["averaged"] == steps_to_full_decay(0.9) + 1 == 81
     assert log_of(run)[0]["start_from"] == [str(other) for other in others]
     assert train_main(["resume", str(run), *ALONE, "--stop-at-step", "3"]) == 0
     assert [line["step"] for line in log_of(run)] == [0, 1, 2, 3]
@@ -113,6 +114,14 @@ def test_a_sibling_without_weights_to_start_from_is_random(cache: Path, tmp_path
     assert_equal(dict(siblings[0]), dict(checkpoint(baseline)["trainer"]["networks"][0]))
     untouched = new_network(read_train_plan(baseline / "train_plan.json"), 1).state_dict()
     assert_equal(dict(siblings[1]), dict(untouched))
+    assert checkpoint(run)["trainer"]["averaged"] == 0
+
+
+def test_running_means_of_trained_networks_have_their_full_decay() -> None:
+    for decay in (0.9, 0.99, 0.998):
+        steps = steps_to_full_decay(decay)
+        assert (1 + steps) / (10 + steps) >= decay > steps / (9 + steps)
+    assert steps_to_full_decay(0.0) == 0
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -130,6 +139,17 @@ def test_one_network_of_a_training_is_chosen_by_its_number(cache: Path, tmp_path
     assert log_of(run)[0]["start_from"] == [f"{other}:2"]
     again = ["fit", "--cache", str(cache), "--out", str(tmp_path / "none"), *TINY, "--start-from", f"{run}:2"]
     assert train_main(again) == 2
+
+
+def test_a_bundle_with_another_spacing_rule_and_window(cache: Path, tmp_path: Path) -> None:
+    """``export --set`` changes how the network is served, never the network."""
+    run = fit(cache, tmp_path / "run", 1)
+    names = ["export", str(run), str(tmp_path / "bundle")]
+    assert train_main([*names, "--set", "app.spacing.enforce=header", "--set", "app.mode=normal"]) == 0
+    found, trained = load_bundle(tmp_path / "bundle").plan, read_train_plan(run / "train_plan.json").app
+    assert (found.spacing.enforce, found.mode) == ("header", "normal")
+    assert found.network == trained.network
+    assert train_main([*names, "--set", "app.network.features_per_stage=[4,8,16]"]) == 2
 
 
 def test_networks_of_another_plan_are_no_start(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,12 +49,16 @@ class ScanDescription:
         licence: of the scan.
         labels_by: who made the label map; None: there is none.
         not_annotated: organs that are not labelled although they may be in the scan.
+        not_trusted: organs that are labelled, but wrongly: somebody looked. They are taken as not annotated.
+        remark: why.
     """
 
     source: str
     licence: str
     labels_by: str | None
     not_annotated: tuple[str, ...] = ()
+    not_trusted: tuple[str, ...] = ()
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class DatasetDescription:
 
     def __post_init__(self) -> None:
         for case_id, scan in self.scans.items():
-            if unknown := sorted(set(scan.not_annotated) - set(self.organs)):
+            if unknown := sorted({*scan.not_annotated, *scan.not_trusted} - set(self.organs)):
                 raise ValueError(f"scans.{case_id}: {', '.join(unknown)} is not among the organs")
 
 
@@ -86,12 +90,19 @@ class TrainingCase:
         image_path: the scan.
         label_path: its label map; None: unlabelled.
         not_annotated: organs that the label map does not show; their voxels may hide in its background.
+        not_trusted: organs that it shows wrongly.
     """
 
     case_id: str
     image_path: Path
     label_path: Path | None
     not_annotated: tuple[str, ...] = ()
+    not_trusted: tuple[str, ...] = ()
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Organs that nothing is known of."""
+        return (*self.not_annotated, *self.not_trusted)
 
 
 @dataclass(frozen=True)
@@ -204,8 +215,8 @@ def _pairs(
     for case in found:
         label = _label_file(labels, case.case_id) if labels else None
         scan = description.scans.get(case.case_id) if description else None
-        hidden = scan.not_annotated if scan and label else ()
-        cases.append(TrainingCase(case.case_id, case.input_path, label, hidden))
+        unknown = (scan.not_annotated, scan.not_trusted) if scan and label else ()
+        cases.append(TrainingCase(case.case_id, case.input_path, label, *unknown))
     without = [case.case_id for case in cases if case.label_path is None]
     if complete and without:
         raise FolderError(f"{images}: no label map in {labels} for {_listed(without)}. Move these scans to imagesUn")

@@ -19,7 +19,7 @@ from tools.train.cache import open_cache
 from tools.train.checkpoint import load_checkpoint, save_checkpoint
 from tools.train.planning import parse_train_plan, preprocessing_digest, read_train_plan
 from tools.train.settings import PLAN_FILE, Settings, read_settings, start_folder
-from tools.train.trainer import TrainerOptions
+from tools.train.trainer import TrainerOptions, steps_to_full_decay
 from tools.train.training_log import LOG_FILE
 
 FORMAT = "3dcps-training-1"
@@ -74,7 +74,7 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
     trainer = {
         "networks": networks,
         "averages": networks if options.ema_decay else [],
-        "averaged": 0,
+        "averaged": steps_to_full_decay(options.ema_decay),
         "optimisers": [],
         "scaler": {},
     }

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from app.cases import prepare_output_folder
 from app.errors import CaseError, FolderError, UsageError
 from app.preprocessing import preprocess
@@ -186,6 +188,8 @@ def _prepare_case(case: TrainingCase, plan: TrainPlan, folder: Path, digest: str
     label = None
     if case.label_path:
         stored = label_ids(read_volume(case.label_path))
+        wrong = [plan.app.labels.index(organ) + 1 for organ in case.not_trusted if organ in plan.app.labels]
+        stored = np.where(np.isin(stored, wrong), np.uint8(0), stored)
         label = resample_label_map(record.axis_map.apply(stored), record.grid.shape_zyx, record.restoration_orders)
     write_case(
         case_folder(folder, case.case_id),
@@ -206,7 +210,7 @@ def _prepare_case(case: TrainingCase, plan: TrainPlan, folder: Path, digest: str
 
 def _identity(case: TrainingCase, digest: str) -> dict[str, Any]:
     """What has to be unchanged for a prepared case to be taken as it is."""
-    return {"digest": digest, "source": source_of(case), "not_annotated": list(case.not_annotated)}
+    return {"digest": digest, "source": source_of(case), "not_annotated": list(case.hidden)}
 
 
 def _is_complete(case: TrainingCase, folder: Path, digest: str) -> bool:

@@ -145,10 +145,10 @@ def _compact_3d(organs: tuple[str, ...]) -> TrainPlan:
         kernel_sizes=((3, 3, 3),) * 5,
     )
     app = _small_app("compact-3d", organs, network, (2.5, 2.0, 2.0))
-    window = replace(app.sliding_window, patch_size=(64, 128, 128))
+    patch = (64, 96, 96)  # windows as the network has learnt them: larger ones cost time and held-out DSC
     return TrainPlan(
-        app=replace(app, sliding_window=window),
-        train_patch_size=(64, 96, 96),
+        app=replace(app, sliding_window=replace(app.sliding_window, patch_size=patch)),
+        train_patch_size=patch,
         labelled_batch=2,
         unlabelled_batch=1,
         epochs=400,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal, cast
 
 import torch
@@ -22,6 +23,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _WARM_UP = 100  # iterations after which new optimisers have learnt the size of the gradients
+_RISE = 10  # the running means' decay starts at 1 / 10 and rises, so that the random beginning is soon forgotten
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -122,6 +124,8 @@ class Trainer:
                 raise UsageError(f"--start-from: not the plan's network; for sibling {number}: {detail}") from error
         for average, network in zip(self.averages, self.networks, strict=False):
             average.load_state_dict(network.state_dict())
+        if len(weights) >= len(self.networks):  # none of them begins at random
+            self._averaged = steps_to_full_decay(self._options.ema_decay)
         self._warm_up_left = _WARM_UP
 
     def state(self) -> dict[str, Any]:
@@ -161,7 +165,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update_averages(self) -> None:
-        decay = min(self._options.ema_decay, (1 + self._averaged) / (10 + self._averaged))
+        decay = min(self._options.ema_decay, (1 + self._averaged) / (_RISE + self._averaged))
         for average, network in zip(self.averages, self.networks, strict=False):
             for mean, current in zip(average.parameters(), network.parameters(), strict=True):
                 mean.lerp_(current, 1 - decay)
@@ -184,6 +188,11 @@ class Trainer:
         if self._rank.device.type == "cpu":
             return torch.contiguous_format
         return _CHANNELS_LAST[self._plan.app.network.dimensions]
+
+
+def steps_to_full_decay(decay: float) -> int:
+    """After how many steps the running means' decay has risen to ``decay``: 4490 for 0.998."""
+    return max(0, ceil((_RISE * decay - 1) / (1 - decay)))
 
 
 def new_network(plan: TrainPlan, seed: int) -> UNet:

@@ -108,7 +108,8 @@ class Augmenter:
         organs, classes, intensity = self._app.labels, self._app.classes, self._app.intensity
         shifts = np.zeros(classes)
         if phase:
-            hu = ct_effects.phase_hu(organs, rng.uniform(0, ct_effects.PHASES - 1)) + rng.normal(0, 10, len(organs))
+            hu = ct_effects.phase_hu(organs, rng.uniform(0, ct_effects.PHASES - 1))
+            hu += rng.normal(0, ct_effects.SPREAD_HU, len(organs))
             target = (np.clip(hu, *intensity.clip_hu) - intensity.subtract_hu) * self._per_hu
             shifts[1:] = np.nan_to_num(target - ct_effects.organ_means(image, label, classes)[1:])
         if organ_hu:

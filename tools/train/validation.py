@@ -35,7 +35,7 @@ def cases_to_validate(held_out: Sequence[CaseCache], folders: Sequence[Path] = (
     cases = [_as_prepared(case) for case in held_out if case.labelled]
     if folders:
         found = {case.case_id: case for case in find_training_data(folders).cases}
-        cases = [replace(found.get(case.case_id, case), not_annotated=case.not_annotated) for case in cases]
+        cases = [replace(found.get(case.case_id, case), not_annotated=case.hidden, not_trusted=()) for case in cases]
     for case in cases:
         if not (case.label_path and case.label_path.exists() and case.image_path.exists()):
             raise UsageError(
@@ -123,5 +123,5 @@ class Validation:
         return {
             organ: (score.dsc, score.nsd)
             for organ, score in scores.items()
-            if organ in shown - set(case.not_annotated) and score.dsc is not None and score.nsd is not None
+            if organ in shown - set(case.hidden) and score.dsc is not None and score.nsd is not None
         }
