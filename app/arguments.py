@@ -26,6 +26,7 @@ exit codes:
   2  wrong usage
   3  no input found, or the output cannot be written
   4  bundle or device unusable
+  130 interrupted (Ctrl-C, SIGTERM); whole label maps only
 """
 _DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "weights" / "default"
 
@@ -138,8 +139,8 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         default=DEFAULT_MAX_MEMORY,
         help="memory that this process may take, such as 28g, 1500m or bytes; less if the container or the machine has "
-        "less; a twentieth of it stays in reserve. A case that needs more gets sums in half precision, then a coarser "
-        "spacing if the bundle allows it, or fails at once (default: %(default)s)",
+        "less; a twentieth of it stays in reserve. A case that needs more gets sums along another axis, then in half "
+        "precision, then a coarser spacing if the bundle allows it, or fails at once (default: %(default)s)",
     )
 
 

@@ -59,7 +59,7 @@ def _endurance_row(found: Record) -> str:
 def _determinism_rows(found: Record) -> Iterator[str]:
     contained = {None: "not tried in a container", True: "in a container too", False: "not in a container"}
     notes = (
-        f"{found['different']} different label map in {found['runs']} runs; "
+        f"label maps in {found['runs']} runs: {found['different']}; "
         f"{'the same' if found['in_folder_equal'] else 'another'} among other scans; "
         f"{contained[found['in_container_equal']]}"
     )
