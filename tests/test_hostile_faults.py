@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tools.hostile import endurance
 from tools.hostile.__main__ import main
 from tools.hostile.bundles import write_bundle
@@ -129,3 +130,11 @@ def test_the_record_is_kept_and_the_table_follows_from_it(tmp_path: Path) -> Non
 def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "hostile.json").write_text(json.dumps({"schema_version": 0}))
     assert main(["endurance", "--out", str(tmp_path)]) == 3
+
+
+def test_the_recorded_table_is_as_the_tool_writes_it() -> None:
+    folder = ROOT / "tools" / "hostile" / "results"
+    record = read_record(folder)
+    assert markdown(record) == (folder / "hostile.md").read_text(encoding="utf-8")
+    assert failures(record) == []
+    assert set(record) == {"schema_version", "fuzz", "faults", "endurance", "determinism"}
