@@ -106,8 +106,14 @@ class Heads(nn.Module):
             network.seg[0].requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Logits of all decoder levels, full resolution first."""
-        return self.network.deep_supervision(image)
+        """Logits of all decoder levels, full resolution first.
+
+        On a CPU sample by sample: instance norm knows no batch, and of one sample it leaves channels where they are.
+        """
+        if image.device.type != "cpu" or len(image) == 1:
+            return self.network.deep_supervision(image)
+        samples = [self.network.deep_supervision(sample) for sample in image.split(1)]
+        return [torch.cat(level) for level in zip(*samples, strict=True)]
 
 
 def spread(network: UNet, rank: Rank) -> nn.Module:

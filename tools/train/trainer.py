@@ -68,6 +68,7 @@ class Trainer:
 
     def __init__(self, plan: TrainPlan, options: TrainerOptions, rank: Rank) -> None:
         self._plan, self._options, self._rank = plan, options, rank
+        self._layout = _CHANNELS_LAST[plan.app.network.dimensions]
         self.networks = [
             self._place(new_network(plan, options.seed * 2 + sibling))
             for sibling in range(1 if options.supervised else 2)
@@ -155,7 +156,7 @@ class Trainer:
     def _losses(self, labelled: Batch, unlabelled: Batch | None, weight: float) -> CpsLosses:
         target = Target(self._move(labelled.label), self._move(labelled.annotated))
         images = [labelled.image] if unlabelled is None else [labelled.image, unlabelled.image]
-        image = self._move(torch.cat(images)).to(memory_format=self._layout())
+        image = self._move(torch.cat(images)).to(memory_format=self._layout)
         with self._autocast():
             heads = [cast(Sequence[Tensor], network(image)) for network in self._heads]
         if self._options.supervised:
@@ -179,15 +180,9 @@ class Trainer:
         return tensor.to(self._rank.device, non_blocking=True)
 
     def _place(self, network: UNet) -> UNet:
-        """On this rank's device, in its layout."""
+        """On this rank's device, channels last."""
         network.to(self._rank.device)
-        return cast(UNet, network.to(memory_format=self._layout()))  # type: ignore[call-overload]
-
-    def _layout(self) -> torch.memory_format:
-        """Channels last on a GPU; on a CPU instance norm would copy every map back and forth (a step: 14 % slower)."""
-        if self._rank.device.type == "cpu":
-            return torch.contiguous_format
-        return _CHANNELS_LAST[self._plan.app.network.dimensions]
+        return cast(UNet, network.to(memory_format=self._layout))  # type: ignore[call-overload]
 
 
 def steps_to_full_decay(decay: float) -> int:
