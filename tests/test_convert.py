@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from app.backends import create_predictor
 from app.backends.shapes import network_shapes
 from app.bundle import load_bundle
+from app.errors import BundleError
 from app.network import build_network
 from app.plan import NetworkPlan, Plan
-from tests.conftest import default_plan
+from tests.conftest import default_plan, write_tiny_bundle
 from tools.convert.__main__ import main
 from tools.convert.bundles import write_bundle
 from tools.convert.onnx_graph import build_onnx
@@ -156,3 +157,19 @@ def test_a_missing_bundle_is_exit_4(tmp_path: Path) -> None:
     shutil.copytree(DEFAULT, tmp_path / "altered")
     (tmp_path / "altered" / "network.safetensors").write_bytes(b"x")
     assert main(["onnx", str(tmp_path / "altered")]) == 4
+
+
+def test_hashes_after_an_edit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An edited plan is refused until its hash is written; a plan that is none stays refused."""
+    folder = write_tiny_bundle(tmp_path / "bundle")
+    plan = folder / "plan.json"
+    plan.write_text(plan.read_text().replace('"fastest"', '"normal"'))
+    with pytest.raises(BundleError):
+        load_bundle(folder)
+    assert main(["hashes", str(folder)]) == 0
+    assert load_bundle(folder).plan.mode == "normal"
+    plan.write_text("{}")
+    assert main(["hashes", str(folder)]) == 4
+    assert "plan.json" in capsys.readouterr().err
+    assert main(["hashes", str(tmp_path)]) == 4
+    assert not (tmp_path / "SHA256SUMS").exists()

@@ -1,11 +1,11 @@
-"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|shortcuts|postprocessing|twin|verify``."""
+"""Command line: ``python -m tools.convert nnunet-v1|nnunet-v2|onnx|shortcuts|postprocessing|twin|hashes|verify``."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from app.bundle import load_bundle
-from app.errors import AppError, UsageError
+from app.bundle import HASH_FILE, LOCATOR_FOLDER, PLAN_FILE, TWIN_FOLDER, load_bundle, write_hashes
+from app.errors import AppError, BundleError, UsageError
 
 _EPILOG = """\
 examples:
@@ -13,6 +13,7 @@ examples:
   python -m tools.convert nnunet-v2 RESULTS/DATASET/nnUNetTrainer__nnUNetPlans__3d_fullres --out weights/mine
   python -m tools.convert verify weights/mine --scan scan.nii.gz    do all runtimes agree with PyTorch on it?
   python -m tools.convert onnx weights/mine          write both ONNX files anew from network.safetensors
+  python -m tools.convert hashes weights/mine        after plan.json or MODEL_CARD.md was edited
 then: python -m app --bundle weights/mine --input-dir scans --output-dir labels
 
 exit codes: 0 done, 1 verify found a difference beyond its limits, 2 wrong use, 3 --out holds something else,
@@ -85,6 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     twin = commands.add_parser("twin", help="copy a second network into a bundle, for the app's --uncertainty")
     twin.add_argument("bundle", type=Path, metavar="BUNDLE")
     twin.add_argument("source", type=Path, metavar="BUNDLE2", help="same plan, other weights: another fold, a sibling")
+    hashes = commands.add_parser(
+        "hashes", help="SHA256SUMS anew, after you edited plan.json or MODEL_CARD.md, also of locator and twin in it"
+    )
+    hashes.add_argument("bundle", type=Path, metavar="BUNDLE")
     verify = commands.add_parser(
         "verify",
         help="compare ONNX Runtime and OpenVINO with PyTorch on patches",
@@ -213,6 +218,17 @@ def _add_twin(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _write_hashes(arguments: argparse.Namespace) -> int:
+    if not (arguments.bundle / PLAN_FILE).is_file():
+        raise BundleError(f"{arguments.bundle}: no {PLAN_FILE}; expected a bundle")
+    for folder in (arguments.bundle / LOCATOR_FOLDER, arguments.bundle / TWIN_FOLDER, arguments.bundle):
+        if folder.is_dir():
+            write_hashes(folder)
+    load_bundle(arguments.bundle)
+    print(f"{arguments.bundle / HASH_FILE} written")
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from tools.convert import verify
 
@@ -253,6 +269,7 @@ _COMMANDS = {
     "shortcuts": _set_shortcuts,
     "postprocessing": _set_largest_components,
     "twin": _add_twin,
+    "hashes": _write_hashes,
     "verify": _verify,
 }
 
