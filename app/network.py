@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from app.plan import NetworkPlan
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _SLOPE = 0.01
 
 
@@ -27,27 +27,6 @@ class Siblings(nn.ModuleList):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """The mean of the siblings' logits."""
         return torch.stack([network(image) for network in self]).mean(dim=0)
-
-
-class _InstanceNorm2d(nn.InstanceNorm2d):
-    """Without the copies that PyTorch's makes of a map whose channels are last: of one image batch norm is the same."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _norm_of_one(self, input) if len(input) == 1 else super().forward(input)
-
-
-class _InstanceNorm3d(nn.InstanceNorm3d):
-    """As in 2-D."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _norm_of_one(self, input) if len(input) == 1 else super().forward(input)
-
-
-_NORM = {2: _InstanceNorm2d, 3: _InstanceNorm3d}
-
-
-def _norm_of_one(norm: nn.InstanceNorm2d | nn.InstanceNorm3d, image: torch.Tensor) -> torch.Tensor:
-    return functional.batch_norm(image, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
 
 
 class UNet(nn.Module):

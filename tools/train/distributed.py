@@ -108,7 +108,7 @@ class Heads(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Logits of all decoder levels, full resolution first.
 
-        On a CPU sample by sample: instance norm knows no batch, and of one sample it leaves channels where they are.
+        On a CPU sample by sample, for ``norms.py``.
         """
         if image.device.type != "cpu" or len(image) == 1:
             return self.network.deep_supervision(image)

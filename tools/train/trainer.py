@@ -16,6 +16,7 @@ from app.network import UNet
 from tools.train.cps import CpsLosses, cps_losses, supervised_losses
 from tools.train.distributed import Rank, spread
 from tools.train.losses import Target
+from tools.train.norms import use_fast_norms
 from tools.train.planning import TrainPlan
 from tools.train.sampling import Batch
 
@@ -181,6 +182,8 @@ class Trainer:
 
     def _place(self, network: UNet) -> UNet:
         """On this rank's device, channels last."""
+        if self._rank.device.type == "cpu":
+            use_fast_norms(network)
         network.to(self._rank.device)
         return cast(UNet, network.to(memory_format=self._layout))  # type: ignore[call-overload]
 
