@@ -168,6 +168,11 @@ def test_hashes_after_an_edit(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         load_bundle(folder)
     assert main(["hashes", str(folder)]) == 0
     assert load_bundle(folder).plan.mode == "normal"
+    network = (folder / "network.onnx").read_bytes()
+    (folder / "network.onnx").write_bytes(network[:-1])
+    assert main(["hashes", str(folder)]) == 4
+    assert "network.onnx: missing or altered" in capsys.readouterr().err
+    (folder / "network.onnx").write_bytes(network)
     plan.write_text("{}")
     assert main(["hashes", str(folder)]) == 4
     assert "plan.json" in capsys.readouterr().err

@@ -259,25 +259,29 @@ def test_bundles_side_by_side(truth: LabelArray, tmp_path: Path, capsys: pytest.
     for name, reads in (("all", reads_labels), ("none", without_liver)):
         networks = Networks(plan(), Oracle(reads))
         rows = [measure(networks, case_id, painted(truth), "original", 0) for case_id in ("a", "b")]
-        (tmp_path / f"{name}.json").write_text(json.dumps({"about_labels": "drawn", "rows": rows}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"about_labels": "drawn", "seed": 0, "rows": rows}))
     files = [f"{name}={tmp_path / name}.json" for name in ("all", "none")]
     out = tmp_path / "table.md"
     assert robustness(["compare", *files, "--out", str(out)]) == 0
     text = out.read_text()
     assert text == capsys.readouterr().out
-    organs = len([row for row in text.splitlines() if row.startswith("| ") and "1.000 | 1.000 |" in row]) // 2 + 1
+    organs = sum(values["reference_ml"] >= 1 for values in rows[0]["organs"].values())
+    assert organs > 10
     assert f"{2 * organs} organs" in text
     assert "| | all | none |" in text
     assert f"| mean DSC | 1.000 | {1 - 1 / organs:.3f} |" in text
     assert "| organs whose DSC is lower by more than 0.02 | - | 2 |" in text
     assert text.count("| liver | 1.000 | 0.000 |") == 2
 
-    rows[0]["organs"]["liver"]["dsc"] = None
-    (tmp_path / "none.json").write_text(json.dumps({"about_labels": "drawn", "rows": rows}))
-    assert robustness(["compare", *files, "--out", str(out)]) == 2
-    assert "not records of the same organs" in capsys.readouterr().err
+    assert robustness(["compare", *files, "--kind", "slab-45mm", "--out", str(out)]) == 2
+    assert "no scan of the kind slab-45mm" in capsys.readouterr().err
+    rows[0]["organs"]["liver"]["reference_ml"] += 1
+    records: list[Any] = [{"about_labels": "drawn", "seed": 0, "rows": rows}, {}, []]
+    for wrong in records:
+        (tmp_path / "none.json").write_text(json.dumps(wrong))
+        assert robustness(["compare", *files, "--out", str(out)]) == 2
     (tmp_path / "none.json").write_text("{")
-    assert robustness(["compare", *files, "--out", str(out)]) == 3
+    assert robustness(["compare", *files, "--out", str(out)]) == 2
     assert robustness(["compare", files[0], files[0], "--out", str(out)]) == 2
 
 

@@ -180,6 +180,8 @@ def test_unknown_plan_values_are_named(cache: Path, tmp_path: Path, capsys: pyte
     assert "dose_probability" in capsys.readouterr().err
     assert train_main([*fit, "--set", "epochs.many=1"]) == 2
     assert "--set epochs.many=1" in capsys.readouterr().err
+    assert train_main([*fit, "--set", "app.spacng.enforce=off"]) == 2
+    assert "sliding_window" in capsys.readouterr().err
 
 
 def test_one_value_within_the_plan_is_changed(cache: Path, tmp_path: Path) -> None:

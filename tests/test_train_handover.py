@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.backends.shapes import network_shapes
 from app.bundle import load_bundle
 from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, make_cache
 from tools.convert.__main__ import main as convert
@@ -109,18 +111,19 @@ def test_a_training_starts_from_the_networks_of_others(cache: Path, tmp_path: Pa
 
 def test_a_sibling_without_weights_to_start_from_is_random(cache: Path, tmp_path: Path) -> None:
     baseline = fit(cache, tmp_path / "baseline", 2, "--supervised")
-    run = fit(cache, tmp_path / "cps", 1, "--start-from", str(baseline))
+    run = fit(cache, tmp_path / "cps", 1, "--ema", "0.9", "--start-from", str(baseline))
     siblings = checkpoint(run)["trainer"]["networks"]
     assert_equal(dict(siblings[0]), dict(checkpoint(baseline)["trainer"]["networks"][0]))
     untouched = new_network(read_train_plan(baseline / "train_plan.json"), 1).state_dict()
     assert_equal(dict(siblings[1]), dict(untouched))
-    assert checkpoint(run)["trainer"]["averaged"] == 0
+    assert checkpoint(run)["trainer"]["averaged"] == 1  # running means forget what is random as they always do
 
 
 def test_running_means_of_trained_networks_have_their_full_decay() -> None:
     for decay in (0.9, 0.99, 0.998):
         steps = steps_to_full_decay(decay)
-        assert (1 + steps) / (10 + steps) >= decay > steps / (9 + steps)
+        assert (1 + steps) / (10 + steps) == pytest.approx(decay, abs=(1 - decay) / steps)
+        assert steps == pytest.approx((10 * decay - 1) / (1 - decay), abs=1)
     assert steps_to_full_decay(0.0) == 0
 
 
@@ -145,11 +148,20 @@ def test_a_bundle_with_another_spacing_rule_and_window(cache: Path, tmp_path: Pa
     """``export --set`` changes how the network is served, never the network."""
     run = fit(cache, tmp_path / "run", 1)
     names = ["export", str(run), str(tmp_path / "bundle")]
-    assert train_main([*names, "--set", "app.spacing.enforce=header", "--set", "app.mode=normal"]) == 0
-    found, trained = load_bundle(tmp_path / "bundle").plan, read_train_plan(run / "train_plan.json").app
-    assert (found.spacing.enforce, found.mode) == ("header", "normal")
+    changes = ["--set", "app.spacing.enforce=header", "--set", "app.sliding_window.patch_size=[32,32,48]"]
+    assert train_main([*names, *changes]) == 0
+    bundle = load_bundle(tmp_path / "bundle")
+    found, trained = bundle.plan, read_train_plan(run / "train_plan.json").app
+    assert (found.spacing.enforce, found.sliding_window.patch_size) == ("header", (32, 32, 48))
+    assert network_shapes(found)[0][2:] == [32, 32, 48]
+    assert (
+        onnx.load_from_string(bundle.read("network.onnx")).graph.input[0].type.tensor_type.shape.dim[4].dim_value == 48
+    )
     assert found.network == trained.network
-    assert train_main([*names, "--set", "app.network.features_per_stage=[4,8,16]"]) == 2
+    wrong = ("app.network.features_per_stage=[4,8,16]", "app.intensity.subtract_hu=500", "learning_rate=1",
+             "app.spacing.target_zyx_mm=[1,1,1]", 'app.orientation="RAS"')  # fmt: skip
+    for change in wrong:
+        assert train_main([*names, "--set", change]) == 2
 
 
 def test_networks_of_another_plan_are_no_start(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

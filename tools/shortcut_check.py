@@ -217,6 +217,8 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
     if not scans:
         wanted = ", ".join(f"{name}_0000.nii.gz" for name in names)
         raise FolderError(f"{arguments.scans}: no {wanted}; expected scans. Give --scans")
+    if arguments.out.suffix == ".md":
+        raise UsageError(f"--out {arguments.out}: expected FILE.json; its table goes into FILE.md")
     bundle = load_bundle(arguments.bundle)
     if bundle.plan.orientation != "LPS":
         raise UsageError(f"{arguments.bundle}: shortcuts are for bundles whose orientation is LPS")

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from app.bundle import HASH_FILE, LOCATOR_FOLDER, PLAN_FILE, TWIN_FOLDER, load_bundle, write_hashes
-from app.errors import AppError, BundleError, UsageError
+from app.bundle import HASH_FILE, load_bundle
+from app.errors import AppError, UsageError
 
 _EPILOG = """\
 examples:
@@ -219,12 +219,9 @@ def _add_twin(arguments: argparse.Namespace) -> int:
 
 
 def _write_hashes(arguments: argparse.Namespace) -> int:
-    if not (arguments.bundle / PLAN_FILE).is_file():
-        raise BundleError(f"{arguments.bundle}: no {PLAN_FILE}; expected a bundle")
-    for folder in (arguments.bundle / LOCATOR_FOLDER, arguments.bundle / TWIN_FOLDER, arguments.bundle):
-        if folder.is_dir():
-            write_hashes(folder)
-    load_bundle(arguments.bundle)
+    from tools.convert.bundles import renew_hashes
+
+    renew_hashes(arguments.bundle)
     print(f"{arguments.bundle / HASH_FILE} written")
     return 0
 

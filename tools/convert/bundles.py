@@ -1,5 +1,6 @@
 """Writing a bundle, all files and their hashes."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from app.bundle import (
     ONNX_FILE,
     PLAN_FILE,
     SAFETENSORS_FILE,
+    TWIN_FOLDER,
     Bundle,
     load_bundle,
     write_hashes,
@@ -134,6 +136,31 @@ def set_shortcuts(
             shutil.copyfile(source.folder / name, target / name)
     change_plan(folder, shortcuts=shortcuts)
     return shortcuts
+
+
+def renew_hashes(folder: Path) -> None:
+    """Writes ``SHA256SUMS`` anew after somebody edited plans or model cards, of locator and twin too.
+
+    Raises:
+        BundleError: no bundle, an edited plan that is none, or a network that is not the one that was hashed.
+    """
+    if not (folder / HASH_FILE).is_file():
+        raise BundleError(f"{folder}: no {HASH_FILE}; expected a bundle")
+    for part in (folder / LOCATOR_FOLDER, folder / TWIN_FOLDER, folder):
+        if part.is_dir():
+            _check_networks(part)
+            write_hashes(part)
+    load_bundle(folder)
+
+
+def _check_networks(folder: Path) -> None:
+    """Raises BundleError where a file that nobody edits by hand is not as it was hashed."""
+    for line in (folder / HASH_FILE).read_text(encoding="utf-8").splitlines():
+        expected, _, name = line.partition("  ")
+        if name.endswith((".onnx", ".safetensors")):
+            path = folder / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+                raise BundleError(f"{path}: missing or altered; expected the network that was hashed. Convert it again")
 
 
 def change_plan(folder: Path, **sections: ShortcutPlan | PostprocessingPlan) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from tools.hostile.workshop import CASES, Outcome, Workshop, hashes
 _PAGE_BYTES = 4096
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 _MOST_PAGES = 64
+_WHILE_BUSY_S = 0.001
 
 
 class Busy(Exception):
@@ -77,8 +79,10 @@ def disk_made_read_only(shop: Workshop) -> Outcome:
         def close(outputs: Path) -> None:
             command = ["mount", "-o", "remount,ro", str(outputs.parent)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:  # the kernel refuses it while a file there is open for writing
-                raise Busy(done.stderr)
+            if "busy" in done.stderr:  # the kernel refuses it while a file there is open for writing
+                raise Busy
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
 
         return _midway(shop, name, close, "Read-only file system", outputs=disk / "labels")
 
@@ -108,17 +112,21 @@ def _midway(
     outputs = outputs or shop.fresh("midway") / "labels"
     outputs.mkdir()
     child = start(*shop.command(outputs), before=before)
-    busy = True
-    while busy:
-        busy = False
-        with frozen_when(child, lambda: any(outputs.glob("*.nii.gz"))) as frozen:
-            done_before = [path.name for path in outputs.glob("*.nii.gz")] if frozen else []
-            if frozen and len(done_before) < CASES:
-                try:
-                    harm(outputs)
-                except Busy:
-                    busy = True  # it goes on for a moment, to the end of what it is writing
-    done = finish(child)
+    try:
+        busy = True
+        while busy:
+            busy = False
+            with frozen_when(child, lambda: any(outputs.glob("*.nii.gz"))) as frozen:
+                done_before = [path.name for path in outputs.glob("*.nii.gz")] if frozen else []
+                if frozen and len(done_before) < CASES:
+                    try:
+                        harm(outputs)
+                    except Busy:
+                        busy = True
+            if busy:
+                time.sleep(_WHILE_BUSY_S)  # to the end of what it is writing
+    finally:
+        done = finish(child)
     return Outcome(
         name,
         1,

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.atomic_files import atomic_file
 from app.cases import prepare_output_folder
-from app.errors import EXIT_OK, FolderError, UsageError
+from app.errors import EXIT_OK, UsageError
 from tools.degrade.kinds import KINDS, ORIGINAL
 from tools.robustness.measure import ORGANS, SMALLEST_SCORED_ML
 from tools.robustness.table import Pairs, mean, scored_pairs
@@ -21,6 +21,8 @@ Record = dict[str, Any]
 _EPILOG = f"""\
 The first record is the baseline: an organ of a scan is worse where its DSC is lower by more than {CLEARLY_WORSE:g}.
 All have to be of the same scans and references.
+
+exit codes: 0 compared, 2 records that cannot be read or compared, 3 --out cannot be written
 
 example:
   python -m tools.robustness compare supervised=a/robustness.json CPS=b/robustness.json --out comparison.md
@@ -59,19 +61,16 @@ def comparison(records: dict[str, Record], kind: str, command: str) -> str:
     Raises:
         UsageError: the records are of different scans or references.
     """
+    _check_alike(records, kind)
     dsc, nsd = ({name: scored_pairs(record["rows"], kind, metric) for name, record in records.items()}
                 for metric in ("dsc", "nsd"))  # fmt: skip
     first = next(iter(dsc.values()))
-    if any(pairs.keys() != first.keys() for pairs in dsc.values()) or not first:
-        raise UsageError(f"these are not records of the same organs of the same scans ({kind})")
-    about = {record["about_labels"] for record in records.values()}
-    if len(about) > 1:
-        raise UsageError(f"these are records of different references: {'; '.join(sorted(about))}")
+    about = next(iter(records.values()))["about_labels"]
     lines = [
         f"`{command}`",
         "",
         f"{KINDS[kind].text[:1].upper()}{KINDS[kind].text[1:]}; {len(first)} organs of which the reference shows "
-        f"{SMALLEST_SCORED_ML:g} ml or more; reference: {about.pop()}.",
+        f"{SMALLEST_SCORED_ML:g} ml or more; reference: {about}.",
         "",
         f"| | {' | '.join(records)} |",
         "|---" * (len(records) + 1) + "|",
@@ -84,6 +83,20 @@ def comparison(records: dict[str, Record], kind: str, command: str) -> str:
         lines.append(_row(f"**{case}**", [f"{mean(p[case, o] for o in shown):.3f}" for p in dsc.values()]))
         lines += [_row(organ, [f"{pairs[case, organ]:.3f}" for pairs in dsc.values()]) for organ in shown]
     return "\n".join(lines) + "\n"
+
+
+def _check_alike(records: dict[str, Record], kind: str) -> None:
+    """Raises UsageError unless all are of the same scans, made worse alike, and of the same references."""
+    seen = {}
+    for name, record in records.items():
+        rows = [row for row in record["rows"] if row["kind"] == kind and not row["skipped"]]
+        if not rows:
+            raise UsageError(f"{name}: no scan of the kind {kind} in it; measure it with --kinds {kind}")
+        shown = {row["case_id"]: {o: values["reference_ml"] for o, values in row["organs"].items()} for row in rows}
+        seen[name] = (record["about_labels"], record["seed"], shown)
+    baseline, expected = next(iter(seen.items()))
+    if different := [name for name, found in seen.items() if found != expected]:
+        raise UsageError(f"{', '.join(different)}: other scans, references or seed than {baseline}; expected the same")
 
 
 def _worse(first: Pairs, pairs: Pairs) -> str:
@@ -105,5 +118,7 @@ def _read(entries: Sequence[str]) -> dict[str, Record]:
         try:
             records[name] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FolderError(f"{path}: cannot be read ({error}); expected what tools.robustness writes") from error
+            raise UsageError(f"{path}: cannot be read ({error}); expected a record of tools.robustness") from error
+        if not isinstance(records[name], dict) or not {"rows", "seed", "about_labels"} <= records[name].keys():
+            raise UsageError(f"{path}: expected a record of tools.robustness")
     return records

@@ -30,7 +30,7 @@ _PHASES_HU = {
     "duodenum": (30, 65, 70, 60),
 }
 PHASES = 4
-SPREAD_HU = 15.0  # of an organ's mean among patients; fat makes livers and pancreases darker still
+SPREAD_HU = 15.0  # of an organ's mean among patients: a guess; fat makes livers and pancreases darker still
 _EDGE_HU = 60.0  # over this much above the lower clip value an effect on tissue fades in; below is air, clipped
 _KERNEL_SIGMA = 0.8  # voxels; at 2 mm that parts what a soft kernel drops from what it keeps
 

@@ -17,6 +17,7 @@ from tools.train.settings import PLAN_FILE
 
 Choice = Literal["1", "2", "both"]
 
+_LEARNT = ("network", "labels", "orientation", "intensity", "transpose_forward", "crop_to_nonzero")
 _EXPORTED = {"1": "network 1", "2": "network 2", "both": "mean of the siblings' logits"}
 
 
@@ -34,11 +35,11 @@ def export_bundle(
     ``both`` averages the logits of the two siblings, at twice the time. Where the training keeps running means of the
     weights, these are written, since they are what its validation scores; ``raw`` writes the weights themselves.
     ``twin`` writes the other sibling too, beside the chosen one, for the app's ``--uncertainty``. ``plan`` takes the
-    place of the training's own, with which only the network has to agree: other windows, another spacing rule.
+    place of the training's own: the same network, intensities and grid with other windows or another spacing rule.
 
     Raises:
         AppError: there is no training in ``run``.
-        UsageError: the training has no such network or none of the plan's, or ``folder`` holds other files.
+        UsageError: the training has no such network, the plan is not of it, or ``folder`` holds other files.
     """
     if twin and choice == "both":
         raise UsageError("--twin: the twin of both siblings is neither; choose --network 1 or 2")
@@ -46,8 +47,7 @@ def export_bundle(
         raise UsageError(f"{folder}: holds something that is no bundle; expected a new folder")
     trained = read_train_plan(run / PLAN_FILE)
     plan = plan or trained
-    if (plan.app.network, plan.app.labels) != (trained.app.network, trained.app.labels):
-        raise UsageError(f"{run}: the training's network and organs cannot be changed any more")
+    _check_served(plan, trained)
     state = load_checkpoint(run)
     averages = [] if raw else state["trainer"]["averages"]
     networks = averages or state["trainer"]["networks"]
@@ -59,13 +59,27 @@ def export_bundle(
     state_of_weights = f"{'running means' if averages else 'last state'} of the weights"
     remove_twin(folder)  # of an earlier export: the sibling of other weights
     what = f"{_EXPORTED[choice]}, {state_of_weights}"
-    write_bundle(folder, exported, weights, _model_card(name, plan, state["progress"], what))
+    write_bundle(folder, exported, weights, _model_card(name, trained, state["progress"], what))
     if weights_of_twin is not None:
         what = f"{_EXPORTED[other]}, {state_of_weights}; the twin of {_EXPORTED[choice]}"
-        card = _model_card(f"{name}-twin", plan, state["progress"], what)
+        card = _model_card(f"{name}-twin", trained, state["progress"], what)
         write_bundle(folder / TWIN_FOLDER, replace(exported, name=f"{name}-twin"), weights_of_twin, card)
         write_hashes(folder)
     return exported
+
+
+def _check_served(plan: TrainPlan, trained: TrainPlan) -> None:
+    """Raises UsageError where a plan is not another way to serve what was trained."""
+    changed = [key for key in _LEARNT if getattr(plan.app, key) != getattr(trained.app, key)]
+    if plan.app.spacing.target_zyx_mm != trained.app.spacing.target_zyx_mm:
+        changed.append("spacing.target_zyx_mm")
+    if replace(plan, app=trained.app) != trained:
+        changed.append("values of the training")
+    if changed:
+        raise UsageError(
+            f"--set: {', '.join(changed)} cannot be changed after the training; expected windows, spacing rule, "
+            "interpolation, mode or post-processing (app...)"
+        )
 
 
 def _weights(networks: list[dict[str, Any]], choice: Choice, run: Path) -> dict[str, Any]:

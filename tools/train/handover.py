@@ -98,18 +98,18 @@ def trained_networks(sources: Sequence[str]) -> list[Weights]:
     for source in sources:
         path, number = _chosen(source)
         found = _of_state(load_checkpoint(path)) if path.is_dir() else _read(path)[1]
-        if number > len(found):
+        if number is not None and not 1 <= number <= len(found):
             raise UsageError(f"--start-from {source}: the training has {len(found)} network(s), no network {number}")
-        networks += found[number - 1 : number] if number else found
+        networks += found if number is None else found[number - 1 : number]
     return networks
 
 
-def _chosen(source: str) -> tuple[Path, int]:
-    """Path and number of the network, 0 for all; a path that is there is meant as it stands."""
+def _chosen(source: str) -> tuple[Path, int | None]:
+    """Path and number of the network, None for all; a path that is there is meant as it stands."""
     path, colon, number = source.rpartition(":")
-    if colon and number in ("1", "2") and not Path(source).exists():
+    if colon and number.isdecimal() and not Path(source).exists():
         return Path(path), int(number)
-    return Path(source), 0
+    return Path(source), None
 
 
 def _of_state(state: dict[str, Any]) -> list[Weights]:

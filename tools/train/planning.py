@@ -133,17 +133,24 @@ def changed(plan: TrainPlan, changes: Sequence[str]) -> TrainPlan:
     for change in changes:
         path, separator, text = change.partition("=")
         *outer, key = path.split(".")
-        part: Any = values
+        part = values
         for name in outer:
-            part = part.get(name) if isinstance(part, dict) else None
-        if not separator or not isinstance(part, dict) or key not in part:
-            known = ", ".join(sorted(part if isinstance(part, dict) else values))
-            raise UsageError(f"--set {change}: expected KEY=VALUE with a key of the plan, here {known}")
+            inner = part.get(name)
+            if not isinstance(inner, dict):
+                raise _unknown(change, part)
+            part = inner
+        if not separator or key not in part:
+            raise _unknown(change, part)
         try:
             part[key] = json.loads(text)
         except json.JSONDecodeError:
             part[key] = text
     return parse_train_plan(json.dumps(values), "--set")
+
+
+def _unknown(change: str, part: dict[str, Any]) -> UsageError:
+    known = ", ".join(sorted(part))
+    return UsageError(f"--set {change}: expected KEY=VALUE with a key of the plan; here there are {known}")
 
 
 def to_json(plan: TrainPlan) -> str:

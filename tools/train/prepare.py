@@ -188,8 +188,8 @@ def _prepare_case(case: TrainingCase, plan: TrainPlan, folder: Path, digest: str
     label = None
     if case.label_path:
         stored = label_ids(read_volume(case.label_path))
-        wrong = [plan.app.labels.index(organ) + 1 for organ in case.not_trusted if organ in plan.app.labels]
-        stored = np.where(np.isin(stored, wrong), np.uint8(0), stored)
+        for organ in case.not_trusted if not plan.organs_as_one else ():  # by a wrong name it is an organ all the same
+            stored = np.where(stored == plan.app.labels.index(organ) + 1, np.uint8(0), stored)
         label = resample_label_map(record.axis_map.apply(stored), record.grid.shape_zyx, record.restoration_orders)
     write_case(
         case_folder(folder, case.case_id),

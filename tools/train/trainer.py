@@ -36,7 +36,7 @@ class TrainerOptions:
         supervised: the baseline: one network, no unlabelled data.
         confidence_threshold: pseudo labels below it are left out; 0 keeps all.
         ema_decay: weights are also averaged over iterations with this decay; 0: not. The first iterations have a
-            lower one, (1 + n) / (10 + n), so that the random start is soon forgotten.
+            lower one, (1 + n) / (10 + n), so that a random start is soon forgotten; not those of trained networks.
         precision: auto is bf16 where the device calculates in it, else fp16 on CUDA and fp32 on a CPU.
         seed: of the initialisations; sibling 2 gets another one.
     """
@@ -190,7 +190,7 @@ class Trainer:
 
 def steps_to_full_decay(decay: float) -> int:
     """After how many steps the running means' decay has risen to ``decay``: 4490 for 0.998."""
-    return max(0, ceil((_RISE * decay - 1) / (1 - decay)))
+    return max(0, ceil((_RISE * decay - 1) / (1 - decay) - 1e-6))  # 80 for 0.9, which the division misses upwards
 
 
 def new_network(plan: TrainPlan, seed: int) -> UNet:
