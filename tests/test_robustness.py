@@ -1,6 +1,7 @@
 """Robustness and quality: a network that is an oracle on phantoms, so that every number of the tables is known."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tools.quality.__main__ import main as quality
 from tools.quality.association import Pair, auroc, cluster_interval, spearman, summarise
 from tools.quality.report import markdown as of_quality
 from tools.robustness.__main__ import main as robustness
+from tools.robustness.compare import comparison
 from tools.robustness.measure import ORGANS, Networks, measure
 from tools.robustness.table import markdown
 
@@ -283,6 +285,17 @@ def test_bundles_side_by_side(truth: LabelArray, tmp_path: Path, capsys: pytest.
     (tmp_path / "none.json").write_text("{")
     assert robustness(["compare", *files, "--out", str(out)]) == 2
     assert robustness(["compare", files[0], files[0], "--out", str(out)]) == 2
+
+
+def test_the_recorded_comparisons_are_as_the_tool_writes_them() -> None:
+    tables = sorted((ROOT / "weights" / "training" / "comparisons").glob("*.md"))
+    assert tables
+    for path in tables:
+        text = path.read_text(encoding="utf-8")
+        command = text.partition("\n")[0].strip("`")
+        pairs = [word.partition("=") for word in shlex.split(command) if "=" in word]
+        records = {name: json.loads((ROOT / file).read_text(encoding="utf-8")) for name, _, file in pairs}
+        assert comparison(records, "original", command) == text
 
 
 def test_the_default_networks_card_shows_the_recorded_run(default_bundle: Path) -> None:

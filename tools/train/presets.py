@@ -145,7 +145,7 @@ def _compact_3d(organs: tuple[str, ...]) -> TrainPlan:
         kernel_sizes=((3, 3, 3),) * 5,
     )
     app = _small_app("compact-3d", organs, network, (2.5, 2.0, 2.0))
-    patch = (64, 96, 96)  # windows as the network has learnt them; weights/training/comparisons/windows.md
+    patch = (64, 96, 96)  # also of the windows; larger ones label no better: weights/training/comparisons/windows.md
     return TrainPlan(
         app=replace(app, sliding_window=replace(app.sliding_window, patch_size=patch)),
         train_patch_size=patch,
