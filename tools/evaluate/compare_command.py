@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-pictures", action="store_true", help="leave boxplots.png out")
     parser.add_argument("-q", "--quiet", action="store_true", help="no table")
     arguments = parser.parse_args(argv)
-    paths = _methods(arguments.scores)
+    paths = named_files(arguments.scores, "scores.json")
     records = {name: read_record(path) for name, path in paths.items()}
     comparison = compare(records, paths, arguments.rules)
     prepare_output_folder(arguments.out)
@@ -73,12 +74,16 @@ def main(argv: list[str]) -> int:
     return EXIT_OK
 
 
-def _methods(entries: list[str]) -> dict[str, Path]:
-    """Files by method, from ``NAME=FILE``."""
+def named_files(entries: Sequence[str], kind: str) -> dict[str, Path]:
+    """Files by name, from ``NAME=FILE``; ``kind`` is how the file is usually called.
+
+    Raises:
+        UsageError: fewer than two, or names that are not their own.
+    """
     pairs = [(name, Path(path)) for name, sign, path in (entry.partition("=") for entry in entries) if name and sign]
     found = dict(pairs)
     if len(found) != len(entries) or len(found) < 2:
-        raise UsageError(f"{' '.join(entries)}: expected two or more NAME=scores.json, each with a name of its own")
+        raise UsageError(f"{' '.join(entries)}: expected two or more NAME={kind}, each with a name of its own")
     return found
 
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -113,18 +113,13 @@ def _midway(
     outputs.mkdir()
     child = start(*shop.command(outputs), before=before)
     try:
-        busy = True
-        while busy:
-            busy = False
-            with frozen_when(child, lambda: any(outputs.glob("*.nii.gz"))) as frozen:
+        while True:
+            with frozen_when(child, lambda: any(outputs.glob("*.nii.gz"))) as frozen, suppress(Busy):
                 done_before = [path.name for path in outputs.glob("*.nii.gz")] if frozen else []
                 if frozen and len(done_before) < CASES:
-                    try:
-                        harm(outputs)
-                    except Busy:
-                        busy = True
-            if busy:
-                time.sleep(_WHILE_BUSY_S)  # to the end of what it is writing
+                    harm(outputs)
+                break
+            time.sleep(_WHILE_BUSY_S)  # to the end of what it is writing
     finally:
         done = finish(child)
     return Outcome(

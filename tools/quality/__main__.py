@@ -12,6 +12,7 @@ from app.cases import prepare_output_folder
 from app.errors import AppError, UsageError
 from tools.quality.association import BAD_BELOW_DSC, as_json, pairs_of, summarise
 from tools.quality.report import draw_scatter, markdown
+from tools.robustness.table import read_record
 
 _EPILOG = """\
 Make the record with: python -m tools.robustness --uncertainty --bundle B --scans ... --labels ... --out DIR
@@ -66,10 +67,7 @@ def analyse(record: dict[str, Any], command: str) -> dict[str, Any]:
 
 
 def _run(path: Path, out: Path, command: str, case_ids: list[str] | None) -> None:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); expected a record of tools.robustness") from error
+    record = read_record(path)
     if not isinstance(record, dict) or not record.get("uncertainty"):
         raise UsageError(f"{path}: no agreement in it; expected a record of `tools.robustness --uncertainty`")
     if case_ids:

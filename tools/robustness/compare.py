@@ -1,7 +1,6 @@
 """Command line of ``python -m tools.robustness compare``: several bundles' records side by side."""
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from app.atomic_files import atomic_file
 from app.cases import prepare_output_folder
 from app.errors import EXIT_OK, UsageError
 from tools.degrade.kinds import KINDS, ORIGINAL
+from tools.evaluate.compare_command import named_files
 from tools.robustness.measure import ORGANS, SMALLEST_SCORED_ML
-from tools.robustness.table import Pairs, mean, scored_pairs
+from tools.robustness.table import Pairs, mean, read_record, scored_pairs
 
 CLEARLY_WORSE = 0.02
 
@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kind", choices=KINDS, default=ORIGINAL, help="which scans (default: as they are)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.md")
     arguments = parser.parse_args(argv)
-    records = _read(arguments.records)
+    files = named_files(arguments.records, "robustness.json")
+    records = {name: _read(path) for name, path in files.items()}
     command = f"python -m tools.robustness compare {shlex.join(argv)}"
     text = comparison(records, arguments.kind, command)
     prepare_output_folder(arguments.out.parent)
@@ -107,18 +108,8 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _read(entries: Sequence[str]) -> dict[str, Record]:
-    """Records by name, from ``NAME=FILE``."""
-    pairs = [(name, Path(path)) for name, sign, path in (entry.partition("=") for entry in entries) if name and sign]
-    found = dict(pairs)
-    if len(found) != len(entries) or len(found) < 2:
-        raise UsageError(f"{' '.join(entries)}: expected two or more NAME=robustness.json, each with a name of its own")
-    records = {}
-    for name, path in found.items():
-        try:
-            records[name] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: cannot be read ({error}); expected a record of tools.robustness") from error
-        if not isinstance(records[name], dict) or not {"rows", "seed", "about_labels"} <= records[name].keys():
-            raise UsageError(f"{path}: expected a record of tools.robustness")
-    return records
+def _read(path: Path) -> Record:
+    record = read_record(path)
+    if not isinstance(record, dict) or not {"rows", "seed", "about_labels"} <= record.keys():
+        raise UsageError(f"{path}: expected a record of tools.robustness")
+    return record

@@ -1,8 +1,11 @@
 """The record of the rows, and the table that people read: what each way of making scans worse costs."""
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from app.errors import UsageError
 from tools.degrade.kinds import CHEST, KINDS, ORIGINAL
 from tools.robustness.measure import ORGANS, SMALLEST_SCORED_ML, Row
 
@@ -10,6 +13,18 @@ LARGEST_INVENTED_ML = 1.0  # less is a speck
 
 Pairs = dict[tuple[str, str], float]
 """Values by (case, organ)."""
+
+
+def read_record(path: Path) -> Any:
+    """The JSON of a record; whether it is one that the caller can use is for it to see.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # no UTF-8 and no JSON are ValueErrors
+        raise UsageError(f"{path}: cannot be read ({error}); expected a record of tools.robustness") from error
 
 
 def markdown(record: dict[str, Any]) -> str:

@@ -152,12 +152,11 @@ def _validation(settings: "Settings", plan: "TrainPlan") -> "Validation":
 
 def _export(arguments: argparse.Namespace) -> int:
     from tools.train.export import export_bundle
-    from tools.train.planning import changed, read_train_plan
-    from tools.train.settings import PLAN_FILE
 
     name = arguments.name or arguments.bundle.name
-    plan = changed(read_train_plan(arguments.out / PLAN_FILE), arguments.set)
-    export_bundle(arguments.out, arguments.bundle, name, arguments.network, arguments.raw, arguments.twin, plan)
+    export_bundle(
+        arguments.out, arguments.bundle, name, arguments.network, arguments.raw, arguments.twin, arguments.set
+    )
     print(f"{arguments.bundle} written; prove it with: python -m tools.convert verify {arguments.bundle}")
     return 0
 

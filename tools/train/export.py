@@ -1,5 +1,6 @@
 """From a checkpoint to a bundle that the app serves."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from app.plan import Plan
 from tools.convert.bundles import write_bundle
 from tools.convert.twins import remove_twin
 from tools.train.checkpoint import load_checkpoint
-from tools.train.planning import TrainPlan, read_train_plan
+from tools.train.planning import TrainPlan, changed, read_train_plan
 from tools.train.settings import PLAN_FILE
 
 Choice = Literal["1", "2", "both"]
@@ -28,25 +29,25 @@ def export_bundle(
     choice: Choice = "1",
     raw: bool = False,
     twin: bool = False,
-    plan: TrainPlan | None = None,
+    changes: Sequence[str] = (),
 ) -> Plan:
     """Writes a bundle of a training: network 1 as the paper, its sibling 2, or both.
 
     ``both`` averages the logits of the two siblings, at twice the time. Where the training keeps running means of the
     weights, these are written, since they are what its validation scores; ``raw`` writes the weights themselves.
-    ``twin`` writes the other sibling too, beside the chosen one, for the app's ``--uncertainty``. ``plan`` takes the
-    place of the training's own: the same network, intensities and grid with other windows or another spacing rule.
+    ``twin`` writes the other sibling too, beside the chosen one, for the app's ``--uncertainty``. ``changes`` of the
+    plan (``KEY=VALUE``) serve the same network, intensities and grid with other windows or another spacing rule.
 
     Raises:
         AppError: there is no training in ``run``.
-        UsageError: the training has no such network, the plan is not of it, or ``folder`` holds other files.
+        UsageError: the training has no such network, a change is not one of serving, or ``folder`` holds other files.
     """
     if twin and choice == "both":
         raise UsageError("--twin: the twin of both siblings is neither; choose --network 1 or 2")
     if folder.exists() and any(folder.iterdir()) and not (folder / "plan.json").exists():
         raise UsageError(f"{folder}: holds something that is no bundle; expected a new folder")
     trained = read_train_plan(run / PLAN_FILE)
-    plan = plan or trained
+    plan = changed(trained, changes)
     _check_served(plan, trained)
     state = load_checkpoint(run)
     averages = [] if raw else state["trainer"]["averages"]
@@ -70,14 +71,14 @@ def export_bundle(
 
 def _check_served(plan: TrainPlan, trained: TrainPlan) -> None:
     """Raises UsageError where a plan is not another way to serve what was trained."""
-    changed = [key for key in _LEARNT if getattr(plan.app, key) != getattr(trained.app, key)]
+    different = [key for key in _LEARNT if getattr(plan.app, key) != getattr(trained.app, key)]
     if plan.app.spacing.target_zyx_mm != trained.app.spacing.target_zyx_mm:
-        changed.append("spacing.target_zyx_mm")
+        different.append("spacing.target_zyx_mm")
     if replace(plan, app=trained.app) != trained:
-        changed.append("values of the training")
-    if changed:
+        different.append("values of the training")
+    if different:
         raise UsageError(
-            f"--set: {', '.join(changed)} cannot be changed after the training; expected windows, spacing rule, "
+            f"--set: {', '.join(different)} cannot be changed after the training; expected windows, spacing rule, "
             "interpolation, mode or post-processing (app...)"
         )
 
