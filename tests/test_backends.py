@@ -8,9 +8,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from app import backends
-from app.backends import create_predictor, cuda_provider
+from app.backends import create_predictor, cuda_provider, openvino_slabs, openvino_weights
 from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
+from app.backends.openvino_slabs import cut_large_maps
+from app.backends.openvino_weights import take_kernels_as_inputs
 from app.backends.processor import is_fast_in_bf16
 from app.bundle import Bundle, load_bundle
 from app.errors import AppError, BundleError, DeviceError
@@ -111,6 +113,117 @@ def test_openvino_leaves_joins_along_space_alone() -> None:
     model = openvino.Model([joined], images)
     convolve_parts_of_joins(model)
     assert "Concat" in [node.get_type_name() for node in model.get_ops()]
+
+
+def small_limits(monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
+    """Maps count as large from this size on, and come in four slabs or more."""
+    monkeypatch.setattr(openvino_slabs, "LARGE_MAP_BYTES", large_bytes)
+    monkeypatch.setattr(openvino_slabs, "SLAB_BYTES", large_bytes // 4)
+    monkeypatch.setattr(openvino_slabs, "_MOST_READ_BYTES", large_bytes // 2)
+
+
+LAYERS = {
+    "convolution": lambda ops, image, weights: ops.convolution(image, weights(6, 4, 3, 3, 3), *convolution(1, 1)),
+    "flat kernel": lambda ops, image, weights: ops.convolution(
+        image, weights(6, 4, 1, 3, 3), [1] * 3, [0, 1, 1], [0, 1, 1], [1] * 3
+    ),
+    "stride": lambda ops, image, weights: ops.convolution(image, weights(40, 4, 3, 3, 3), *convolution(2, 1)),
+    "small result": lambda ops, image, weights: ops.convolution(image, weights(1, 4, 3, 3, 3), *convolution(2, 1)),
+    "dilation": lambda ops, image, weights: ops.convolution(image, weights(6, 4, 3, 3, 3), *convolution(1, 2)),
+    "up": lambda ops, image, weights: ops.convolution_backprop_data(image, weights(4, 6, 2, 2, 2), [2] * 3),
+    "up in plane": lambda ops, image, weights: ops.convolution_backprop_data(image, weights(4, 6, 1, 2, 2), [1, 2, 2]),
+    "up, overlapping": lambda ops, image, weights: ops.convolution_backprop_data(
+        image, weights(4, 6, 3, 3, 3), [2] * 3
+    ),
+    "bias": lambda ops, image, weights: ops.add(image, weights(1, 4, 1, 1, 1)),
+    "slope": lambda ops, image, weights: ops.prelu(image, ops.constant([0.01], np.float32)),
+    "sum": lambda ops, image, weights: ops.add(image, ops.multiply(image, weights(1, 4, 1, 1, 1))),
+    "norm": lambda ops, image, weights: ops.mvn(image, ops.constant([2, 3, 4], np.int64), True, 1e-5, "inside_sqrt"),
+    "another norm": lambda ops, image, weights: ops.mvn(image, ops.constant([1], np.int64), True, 1e-5, "inside_sqrt"),
+    "other": lambda ops, image, weights: ops.sigmoid(image),
+}
+
+UNCUT = ("dilation", "up, overlapping", "another norm", "other")
+
+
+def convolution(stride: int, dilation: int) -> tuple[list[int], ...]:
+    """Strides, padding and dilation of a kernel of three."""
+    return [stride] * 3, [dilation] * 3, [dilation] * 3, [dilation] * 3
+
+
+@pytest.mark.parametrize("planes", [16, 21])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_openvino_calculates_large_maps_slab_by_slab(layer: str, planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that reads slabs, whose result is read by a layer of slabs and by one that wants it whole."""
+    import openvino
+    import openvino.opset13 as ops
+
+    random = np.random.default_rng(1)
+
+    def weights(*shape: int) -> openvino.Node:
+        return ops.constant(random.normal(size=shape).astype(np.float32))
+
+    values = random.normal(1, 2, size=(1, 4, planes, 10, 8)).astype(np.float32)
+    small_limits(monkeypatch, values.nbytes)
+    image = ops.parameter(list(values.shape), dtype=np.float32)
+    found = LAYERS[layer](ops, ops.add(image, weights(1, 4, 1, 1, 1)), weights)
+    after = ops.convolution(found, weights(5, found.shape[1], 3, 3, 3), *convolution(1, 1))
+    kind, shape = found.get_type_name(), list(found.shape)
+    model = openvino.Model([after, ops.reduce_max(found, ops.constant([3, 4], np.int64))], [image])
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    expected = openvino.compile_model(model.clone(), "CPU", config)({0: values})
+    cut_large_maps(model)
+    nodes = [(node.get_type_name(), list(node.get_output_shape(0))) for node in model.get_ordered_ops()[:-2]]
+    assert ("Add", list(values.shape)) not in nodes
+    assert ((kind, shape) in nodes) is (layer in UNCUT)
+    cut = openvino.compile_model(model, "CPU", config)({0: values})
+    for port in range(2):
+        np.testing.assert_allclose(cut[port], expected[port], rtol=1e-4, atol=2e-4)
+
+
+def test_openvino_cuts_no_map_of_the_default_network(bundle: Bundle) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(model=bundle.read("network.onnx"))
+    count = len(model.get_ops())
+    cut_large_maps(model)
+    assert take_kernels_as_inputs(model) == []
+    assert len(model.get_ops()) == count
+
+
+def test_openvino_gives_the_same_logits_by_slabs_and_with_kernels_as_inputs(
+    bundle: Bundle, tile: Float32Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = predictor(bundle, "openvino").predict(tile).copy()
+    small_limits(monkeypatch, 2**22)
+    monkeypatch.setattr(openvino_weights, "MANY_BYTES", 2**20)
+    network = predictor(bundle, "openvino")
+    in_slabs = network.predict(tile).copy()
+    assert not np.array_equal(in_slabs, whole)  # sums in another order: it was cut
+    assert np.abs(in_slabs - whole).max() < 1e-5 * np.abs(whole).max()
+    assert network.predict(tile).tobytes() == in_slabs.tobytes()
+
+
+def test_openvino_takes_each_kernel_once_however_many_layers_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+    import openvino.opset13 as ops
+
+    monkeypatch.setattr(openvino_weights, "MANY_BYTES", 2**17)
+    random = np.random.default_rng(1)
+    stored = random.normal(size=(64, 64, 5, 5)).astype(np.float16)
+    small = ops.constant(random.normal(size=(3, 64, 3, 3)).astype(np.float32))
+    kernel = ops.convert(ops.constant(stored), "f32")
+    image = ops.parameter([1, 64, 12, 10], dtype=np.float32)
+    ones, twos = [1, 1], [2, 2]
+    twice = ops.convolution(ops.convolution(image, kernel, ones, twos, twos, ones), kernel, ones, twos, twos, ones)
+    model = openvino.Model([ops.convolution(twice, small, ones, ones, ones, ones)], [image])
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    values = random.normal(size=(1, 64, 12, 10)).astype(np.float32)
+    expected = openvino.compile_model(model.clone(), "CPU", config)({0: values})[0]
+    (taken,) = take_kernels_as_inputs(model)
+    np.testing.assert_array_equal(taken, stored)
+    found = openvino.compile_model(model, "CPU", config)({0: values, 1: taken})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())
 
 
 def test_openvino_gives_the_same_bytes_twice(bundle: Bundle, tile: Float32Array) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from math import prod
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from app.backends.cuda_provider import has_cuda_provider
+from app.backends.openvino_slabs import LARGE_MAP_BYTES
+from app.backends.openvino_weights import MANY_BYTES
 from app.backends.processor import is_fast_in_bf16
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import DeviceError
@@ -34,15 +36,17 @@ class _Footprint:
 
     libraries_mib: int
     file_copies: float
-    maps: int
+    maps: float
 
 
-# Measured with the default bundle and with one of paper size (64 x 160 x 160, 32 to 320 features) on CPUs, fp32.
+# Measured with the default bundle and with one of paper size (32 to 320 features) on CPUs, fp32.
 _FOOTPRINTS = {
     "openvino": _Footprint(libraries_mib=106, file_copies=1.74, maps=3),
     "onnxruntime": _Footprint(libraries_mib=55, file_copies=1.83, maps=8),
     "torch": _Footprint(libraries_mib=220, file_copies=1, maps=7),
 }
+_MAPS_IN_SLABS = 1.8
+_LAYERS_MIB = 50
 
 
 def create_predictor(
@@ -85,8 +89,9 @@ def network_source(
 def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision: Precision) -> NetworkMemory:
     """What the network will add to this process, estimated before it is loaded.
 
-    A U-Net's peak is at its full resolution: the default bundle's 64 x 128 x 128 voxels in float32 are 4 MiB a map;
-    OpenVINO holds 3 x 16 of them and 14 logits, 248 MiB. In bf16 the maps take half, the logits do not: 152 MiB.
+    A U-Net's peak is at its full resolution: 64 x 128 x 128 voxels of 16 features in float32 are 64 MiB; OpenVINO holds
+    three such maps and 14 logits, 248 MiB. In bf16 the maps take half, the logits do not: 152 MiB. Larger maps are cut
+    into slabs in float32, and many weights are stored once.
     """
     cuda = device == "cuda" or (device == "auto" and backend != "openvino" and nvidia_device_present())
     order = _CUDA_ORDER if cuda else _CPU_ORDER
@@ -96,12 +101,24 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     file = bundle.folder / ONNX_FILE
     file_bytes = file.stat().st_size if file.exists() else 0  # loading will say that it is missing
     half = precision in ("bf16", "fp16") or (precision == "auto" and name == "openvino" and is_fast_in_bf16())
-    map_bytes = footprint.maps * plan.network.features_per_stage[0] * (2 if half else 4)
+    voxels = prod(plan.sliding_window.patch_size)
+    map_bytes = plan.network.features_per_stage[0] * voxels * (2 if half else 4)
+    if name == "openvino" and not half:
+        footprint = _of_large_network(footprint, map_bytes, file_bytes)
     return NetworkMemory(
         libraries_bytes=footprint.libraries_mib * 2**20,
         weights_bytes=int(footprint.file_copies * file_bytes),
-        running_bytes=(map_bytes + 4 * plan.classes) * prod(plan.sliding_window.patch_size),
+        running_bytes=int(footprint.maps * map_bytes) + 4 * plan.classes * voxels,
     )
+
+
+def _of_large_network(footprint: _Footprint, map_bytes: int, file_bytes: int) -> _Footprint:
+    """OpenVINO's with ``cut_large_maps`` and ``take_kernels_as_inputs``, each of which has layers of its own."""
+    if map_bytes >= LARGE_MAP_BYTES:
+        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _LAYERS_MIB, maps=_MAPS_IN_SLABS)
+    if file_bytes >= MANY_BYTES:
+        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _LAYERS_MIB, file_copies=1)
+    return footprint
 
 
 def nvidia_device_present() -> bool:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
+from app.backends.openvino_slabs import cut_large_maps
+from app.backends.openvino_weights import take_kernels_as_inputs
 from app.backends.processor import is_fast_in_bf16
 from app.backends.shapes import check_network_shapes, network_shapes
 from app.bundle import ONNX_FILE, Bundle
@@ -49,12 +51,16 @@ class OpenVinoPredictor:
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         self.precision = precision
+        self._kernels: list[Any] = []
         self._input_shape = network_shapes(bundle.plan)[0]
         try:
             convolve_parts_of_joins(model)
             if precision == "fp32":
+                cut_large_maps(model)
                 use_exact_sums(model)
+                self._kernels = take_kernels_as_inputs(model)
             self._request = core.compile_model(model, "CPU", config).create_infer_request()
+            _give(self._request, self._kernels)
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot compile the network ({error}); choose another --backend") from error
 
@@ -77,6 +83,14 @@ class OpenVinoPredictor:
             raise CaseError(f"OpenVINO failed on a window ({str(error).strip().splitlines()[-1]})") from error
         logits: Float32Array = found.reshape(-1, *tile.shape)
         return logits
+
+
+def _give(request: Any, kernels: list[Any]) -> None:
+    """Makes arrays inputs 1, 2, ... of all windows, read where they lie: they must outlive the request."""
+    from openvino import Tensor
+
+    for port, kernel in enumerate(kernels, start=1):
+        request.set_input_tensor(port, Tensor(kernel, shared_memory=True))
 
 
 def _import_core() -> Any:

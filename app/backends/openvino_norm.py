@@ -18,38 +18,59 @@ def use_exact_sums(model: Any) -> None:
         model: an ``openvino.Model`` of fixed shapes, as read from ONNX.
     """
     for node in model.get_ops():
-        if not _is_instance_norm_of_large_map(node):
+        if not is_instance_norm(node) or prod(node.get_output_shape(0)[2:]) < _LARGE_MAP:
             continue
-        exact = _normalised(node.input_value(0), tuple(node.get_output_shape(0)), node.get_attributes()["eps"])
+        (exact,) = normalised([node.input_value(0)], node.get_attributes()["eps"])
         for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(exact.output(0))
+            reader.replace_source_output(exact)
     model.validate_nodes_and_infer_types()
 
 
-def _is_instance_norm_of_large_map(node: Any) -> bool:
+def is_instance_norm(node: Any) -> bool:
+    """Whether a node normalises each channel over all of its voxels."""
     if node.get_type_name() != "MVN":
         return False
-    shape = tuple(node.get_output_shape(0))
     axes: list[int] = node.input_value(1).get_node().get_data().tolist()
-    return axes == list(range(2, len(shape))) and prod(shape[2:]) >= _LARGE_MAP
+    return axes == list(range(2, len(node.get_output_shape(0))))
 
 
-def _normalised(image: Any, shape: tuple[int, ...], epsilon: float) -> Any:
-    """(image - mean) / sqrt(variance + epsilon) over all but the first two axes."""
+def normalised(parts: list[Any], epsilon: float) -> list[Any]:
+    """(map - mean) / sqrt(variance + epsilon) of each channel of a map that comes in parts along axis 2."""
     import openvino.opset13 as ops
 
+    centre = _mean(parts)
+    centred = [ops.subtract(part, centre).output(0) for part in parts]
+    variance = _mean([ops.multiply(part, part).output(0) for part in centred])
+    deviation = ops.sqrt(ops.add(variance, ops.constant(epsilon, dtype="float32")))
+    return [ops.divide(part, deviation).output(0) for part in centred]
+
+
+def _mean(parts: list[Any]) -> Any:
+    """(1, channels, 1, ...): mean of each channel over all parts."""
+    import openvino.opset13 as ops
+
+    means = [_mean_of_part(part) for part in parts]
+    if len(means) == 1:
+        return means[0]
+    planes = [part.get_shape()[2] for part in parts]
+    shares = [
+        ops.multiply(mean, ops.constant(count / sum(planes), dtype="float32"))
+        for mean, count in zip(means, planes, strict=True)
+    ]
+    total = shares[0]
+    for share in shares[1:]:
+        total = ops.add(total, share)
+    return total
+
+
+def _mean_of_part(part: Any) -> Any:
+    import openvino.opset13 as ops
+
+    shape = tuple(part.get_shape())
     box = list(_box(shape))
     none = [0] * len(box)
-    axes = ops.constant(list(range(2, len(shape))), dtype="int64")
-
-    def mean(values: Any) -> Any:
-        boxes = ops.avg_pool(values, box, none, none, box, exclude_pad=True)
-        return ops.reduce_mean(boxes, axes, keep_dims=True)
-
-    centred = ops.subtract(image, mean(image))
-    variance = mean(ops.multiply(centred, centred))
-    deviation = ops.sqrt(ops.add(variance, ops.constant(epsilon, dtype="float32")))
-    return ops.divide(centred, deviation)
+    boxes = ops.avg_pool(part, box, none, none, box, exclude_pad=True)
+    return ops.reduce_mean(boxes, ops.constant(list(range(2, len(shape))), dtype="int64"), keep_dims=True)
 
 
 def _box(shape: tuple[int, ...]) -> tuple[int, ...]:
