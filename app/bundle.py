@@ -46,7 +46,7 @@ class Bundle:
         Raises:
             BundleError: missing, not listed, or altered; a network that needs other files or foreign operators.
         """
-        content = _read_verified(self.folder, name, self.sha256)
+        content = read_verified(self.folder, name, self.sha256)
         if name.endswith(".onnx"):
             check_self_contained(content, str(self.folder / name))
         return content
@@ -60,7 +60,7 @@ def load_bundle(folder: Path) -> Bundle:
     """
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such bundle; expected a folder with {', '.join((HASH_FILE, *BUNDLE_FILES))}")
-    hashes = _read_hashes(folder)
+    hashes = read_hashes(folder)
     known = {HASH_FILE, *(name.partition("/")[0] for name in hashes)}
     strangers = sorted(
         path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")
@@ -68,7 +68,7 @@ def load_bundle(folder: Path) -> Bundle:
     if strangers:
         raise BundleError(f"{folder}: {', '.join(strangers)} is not listed in {HASH_FILE}; a bundle holds nothing else")
     plan = parse_plan(
-        _read_verified(folder, PLAN_FILE, hashes).decode("utf-8", errors="replace"), str(folder / PLAN_FILE)
+        read_verified(folder, PLAN_FILE, hashes).decode("utf-8", errors="replace"), str(folder / PLAN_FILE)
     )
     locator, twin = _load_locator(folder, plan, hashes), _load_twin(folder, plan, hashes)
     return Bundle(folder=folder, plan=plan, sha256=hashes, locator=locator, twin=twin)
@@ -103,7 +103,7 @@ def _load_locator(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | 
         if plan.shortcuts.crop == "organs":
             raise BundleError(f"{folder / PLAN_FILE}: shortcuts.crop is organs, but there is no {_LOCATOR_HASHES}")
         return None
-    _read_verified(folder, _LOCATOR_HASHES, hashes)
+    read_verified(folder, _LOCATOR_HASHES, hashes)
     locator = load_bundle(folder / LOCATOR_FOLDER)
     if (locator.plan.orientation, locator.plan.transpose_forward) != (plan.orientation, (0, 1, 2)):
         raise BundleError(f"{locator.folder / PLAN_FILE}: expected the orientation of {folder / PLAN_FILE}")
@@ -113,13 +113,14 @@ def _load_locator(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | 
 def _load_twin(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | None:
     if _TWIN_HASHES not in hashes:
         return None
-    _read_verified(folder, _TWIN_HASHES, hashes)
+    read_verified(folder, _TWIN_HASHES, hashes)
     twin = load_bundle(folder / TWIN_FOLDER)
     check_twin(twin, folder, plan)
     return twin
 
 
-def _read_hashes(folder: Path) -> dict[str, str]:
+def read_hashes(folder: Path) -> dict[str, str]:
+    """Name: SHA-256 of the files that a bundle lists; BundleError if its list is missing or foreign to a bundle."""
     path = folder / HASH_FILE
     try:
         text = path.read_text(encoding="ascii")
@@ -134,7 +135,8 @@ def _read_hashes(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _read_verified(folder: Path, name: str, hashes: dict[str, str]) -> bytes:
+def read_verified(folder: Path, name: str, hashes: dict[str, str]) -> bytes:
+    """The content of a listed file; BundleError if it is missing, not listed or altered."""
     path = folder / name
     try:
         content = path.read_bytes()

@@ -1,6 +1,5 @@
 """Writing a bundle, all files and their hashes."""
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -21,6 +20,8 @@ from app.bundle import (
     TWIN_FOLDER,
     Bundle,
     load_bundle,
+    read_hashes,
+    read_verified,
     write_hashes,
 )
 from app.errors import BundleError, FolderError
@@ -155,12 +156,10 @@ def renew_hashes(folder: Path) -> None:
 
 def _check_networks(folder: Path) -> None:
     """Raises BundleError where a file that nobody edits by hand is not as it was hashed."""
-    for line in (folder / HASH_FILE).read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
+    hashes = read_hashes(folder)
+    for name in hashes:
         if name.endswith((".onnx", ".safetensors")):
-            path = folder / name
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-                raise BundleError(f"{path}: missing or altered; expected the network that was hashed. Convert it again")
+            read_verified(folder, name, hashes)
 
 
 def change_plan(folder: Path, **sections: ShortcutPlan | PostprocessingPlan) -> None:
