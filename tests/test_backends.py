@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from app import backends
 from app.backends import create_predictor, cuda_provider, openvino_slabs, openvino_weights
+from app.backends.openvino_cpu import OpenVinoPredictor
 from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
 from app.backends.openvino_slabs import cut_large_maps
@@ -132,18 +133,27 @@ LAYERS = {
     "dilation": lambda ops, image, weights: ops.convolution(image, weights(6, 4, 3, 3, 3), *convolution(1, 2)),
     "up": lambda ops, image, weights: ops.convolution_backprop_data(image, weights(4, 6, 2, 2, 2), [2] * 3),
     "up in plane": lambda ops, image, weights: ops.convolution_backprop_data(image, weights(4, 6, 1, 2, 2), [1, 2, 2]),
+    "up by three planes": lambda ops, image, weights: ops.convolution_backprop_data(
+        image, weights(4, 3, 3, 2, 2), [3, 2, 2]
+    ),
     "up, overlapping": lambda ops, image, weights: ops.convolution_backprop_data(
         image, weights(4, 6, 3, 3, 3), [2] * 3
     ),
     "bias": lambda ops, image, weights: ops.add(image, weights(1, 4, 1, 1, 1)),
     "slope": lambda ops, image, weights: ops.prelu(image, ops.constant([0.01], np.float32)),
+    "wide padding": lambda ops, image, weights: ops.convolution(
+        image, weights(6, 4, 1, 3, 3), [1] * 3, [1] * 3, [1] * 3, [1] * 3
+    ),
+    "values of a plane": lambda ops, image, weights: ops.add(image, weights(10, 8)),
+    "values of planes": lambda ops, image, weights: ops.multiply(image, weights(image.shape[2], 1, 8)),
+    "slopes": lambda ops, image, weights: ops.prelu(image, weights(4)),
     "sum": lambda ops, image, weights: ops.add(image, ops.multiply(image, weights(1, 4, 1, 1, 1))),
     "norm": lambda ops, image, weights: ops.mvn(image, ops.constant([2, 3, 4], np.int64), True, 1e-5, "inside_sqrt"),
     "another norm": lambda ops, image, weights: ops.mvn(image, ops.constant([1], np.int64), True, 1e-5, "inside_sqrt"),
     "other": lambda ops, image, weights: ops.sigmoid(image),
 }
 
-UNCUT = ("dilation", "up, overlapping", "another norm", "other")
+UNCUT = ("dilation", "wide padding", "values of planes", "up, overlapping", "another norm", "other")
 
 
 def convolution(stride: int, dilation: int) -> tuple[list[int], ...]:
@@ -195,13 +205,34 @@ def test_openvino_gives_the_same_logits_by_slabs_and_with_kernels_as_inputs(
     bundle: Bundle, tile: Float32Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = predictor(bundle, "openvino").predict(tile).copy()
-    small_limits(monkeypatch, 2**22)
     monkeypatch.setattr(openvino_weights, "MANY_BYTES", 2**20)
-    network = predictor(bundle, "openvino")
-    in_slabs = network.predict(tile).copy()
-    assert not np.array_equal(in_slabs, whole)  # sums in another order: it was cut
-    assert np.abs(in_slabs - whole).max() < 1e-5 * np.abs(whole).max()
-    assert network.predict(tile).tobytes() == in_slabs.tobytes()
+    with_inputs = OpenVinoPredictor(bundle, "cpu", "fp32")
+    assert len(with_inputs._kernels) > 10
+    small_limits(monkeypatch, 2**22)
+    in_slabs = OpenVinoPredictor(bundle, "cpu", "fp32")
+    assert np.array_equal(with_inputs.predict(tile), whole)
+    found = in_slabs.predict(tile).copy()
+    assert not np.array_equal(found, whole)  # sums in another order: it was cut
+    assert np.abs(found - whole).max() < 1e-5 * np.abs(whole).max()
+    assert in_slabs.predict(tile).tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize(("classes", "is_cut"), [(3, True), (5, False)])
+def test_openvino_leaves_logits_of_many_classes_whole(
+    classes: int, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put together from slabs, logits larger than the map that they are made of would be the largest array, twice."""
+    import openvino
+    import openvino.opset13 as ops
+
+    small_limits(monkeypatch, 4 * 4 * 16 * 16 * 16)
+    image = ops.parameter([1, 1, 16, 16, 16], dtype=np.float32)
+    features = ops.convolution(image, ops.constant(np.ones((4, 1, 3, 3, 3), np.float32)), *convolution(1, 1))
+    head = ops.constant(np.ones((classes, 4, 1, 1, 1), np.float32))
+    ones, none = [1] * 3, [0] * 3
+    model = openvino.Model([ops.convolution(features, head, ones, none, none, ones)], [image])
+    cut_large_maps(model)
+    assert (model.output(0).get_node().input_value(0).get_node().get_type_name() == "Concat") is is_cut
 
 
 def test_openvino_takes_each_kernel_once_however_many_layers_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,15 +241,15 @@ def test_openvino_takes_each_kernel_once_however_many_layers_read_it(monkeypatch
 
     monkeypatch.setattr(openvino_weights, "MANY_BYTES", 2**17)
     random = np.random.default_rng(1)
-    stored = random.normal(size=(64, 64, 5, 5)).astype(np.float16)
-    small = ops.constant(random.normal(size=(3, 64, 3, 3)).astype(np.float32))
+    stored = random.normal(size=(64, 64, 1, 5, 5)).astype(np.float16)
+    small = ops.constant(random.normal(size=(3, 64, 1, 3, 3)).astype(np.float32))
     kernel = ops.convert(ops.constant(stored), "f32")
-    image = ops.parameter([1, 64, 12, 10], dtype=np.float32)
-    ones, twos = [1, 1], [2, 2]
-    twice = ops.convolution(ops.convolution(image, kernel, ones, twos, twos, ones), kernel, ones, twos, twos, ones)
-    model = openvino.Model([ops.convolution(twice, small, ones, ones, ones, ones)], [image])
+    image = ops.parameter([1, 64, 1, 12, 10], dtype=np.float32)
+    unit, ones, twos = [1, 1, 1], [0, 1, 1], [0, 2, 2]
+    twice = ops.convolution(ops.convolution(image, kernel, unit, twos, twos, unit), kernel, unit, twos, twos, unit)
+    model = openvino.Model([ops.convolution(twice, small, unit, ones, ones, unit)], [image])
     config = {"INFERENCE_PRECISION_HINT": "f32"}
-    values = random.normal(size=(1, 64, 12, 10)).astype(np.float32)
+    values = random.normal(size=(1, 64, 1, 12, 10)).astype(np.float32)
     expected = openvino.compile_model(model.clone(), "CPU", config)({0: values})[0]
     (taken,) = take_kernels_as_inputs(model)
     np.testing.assert_array_equal(taken, stored)

@@ -379,6 +379,16 @@ def test_a_large_network_in_single_precision_takes_what_was_measured(default_bun
     assert expected.running_bytes / MIB == pytest.approx(624, rel=0.05)
 
 
+def test_logits_of_many_classes_count_twice(default_bundle: Path) -> None:
+    """Measured with a map of 16 MiB and 128 MiB of logits: 274 MiB."""
+    default = load_bundle(default_bundle)
+    window = replace(default.plan.sliding_window, patch_size=(64, 64, 64))
+    organs = tuple(f"organ {number}" for number in range(1, 128 - len(default.plan.labels) + 1))
+    plan = replace(default.plan, labels=(*default.plan.labels, *organs), sliding_window=window)
+    expected = expected_memory(replace(default, plan=plan), "openvino", "cpu", "fp32")
+    assert expected.running_bytes / MIB == pytest.approx(274, rel=0.05)
+
+
 # --- what is done about it --------------------------------------------------------------------------------
 
 

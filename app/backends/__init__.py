@@ -39,14 +39,16 @@ class _Footprint:
     maps: float
 
 
-# Measured with the default bundle and with one of paper size (32 to 320 features) on CPUs, fp32.
+# Measured with the default bundle and with one of paper size (64 x 160 x 160, 32 to 320 features) on CPUs, fp32.
 _FOOTPRINTS = {
-    "openvino": _Footprint(libraries_mib=106, file_copies=1.74, maps=3),
+    "openvino": _Footprint(libraries_mib=80, file_copies=4, maps=3),
     "onnxruntime": _Footprint(libraries_mib=55, file_copies=1.83, maps=8),
     "torch": _Footprint(libraries_mib=220, file_copies=1, maps=7),
 }
+# Of OpenVINO with the paper's network (112 x 160 x 128), fp32: maps, and what the layers of slabs and kernels take.
 _MAPS_IN_SLABS = 1.8
-_LAYERS_MIB = 50
+_SLABS_MIB = 60
+_KERNELS_MIB = 65
 
 
 def create_predictor(
@@ -90,8 +92,9 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     """What the network will add to this process, estimated before it is loaded.
 
     A U-Net's peak is at its full resolution: 64 x 128 x 128 voxels of 16 features in float32 are 64 MiB; OpenVINO holds
-    three such maps and 14 logits, 248 MiB. In bf16 the maps take half, the logits do not: 152 MiB. Larger maps are cut
-    into slabs in float32, and many weights are stored once.
+    three such maps and 14 logits, 248 MiB. In bf16 the maps take half, the logits do not: 152 MiB. Of many classes, the
+    logits are held twice beside one map. Larger maps are cut into slabs in float32: of 112 x 160 x 128 voxels of 32
+    features, 280 MiB, and 14 logits 627 MiB; and many weights are stored once.
     """
     cuda = device == "cuda" or (device == "auto" and backend != "openvino" and nvidia_device_present())
     order = _CUDA_ORDER if cuda else _CPU_ORDER
@@ -103,21 +106,22 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     half = precision in ("bf16", "fp16") or (precision == "auto" and name == "openvino" and is_fast_in_bf16())
     voxels = prod(plan.sliding_window.patch_size)
     map_bytes = plan.network.features_per_stage[0] * voxels * (2 if half else 4)
+    logits_bytes = 4 * plan.classes * voxels
     if name == "openvino" and not half:
-        footprint = _of_large_network(footprint, map_bytes, file_bytes)
+        footprint = _of_large_network(footprint, map_bytes, file_bytes, plan.network.dimensions)
     return NetworkMemory(
         libraries_bytes=footprint.libraries_mib * 2**20,
         weights_bytes=int(footprint.file_copies * file_bytes),
-        running_bytes=int(footprint.maps * map_bytes) + 4 * plan.classes * voxels,
+        running_bytes=max(int(footprint.maps * map_bytes) + logits_bytes, map_bytes + 2 * logits_bytes),
     )
 
 
-def _of_large_network(footprint: _Footprint, map_bytes: int, file_bytes: int) -> _Footprint:
-    """OpenVINO's with ``cut_large_maps`` and ``take_kernels_as_inputs``, each of which has layers of its own."""
+def _of_large_network(footprint: _Footprint, map_bytes: int, file_bytes: int, dimensions: int) -> _Footprint:
+    """OpenVINO's footprint with ``cut_large_maps`` and ``take_kernels_as_inputs``, which add layers of their own."""
     if map_bytes >= LARGE_MAP_BYTES:
-        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _LAYERS_MIB, maps=_MAPS_IN_SLABS)
-    if file_bytes >= MANY_BYTES:
-        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _LAYERS_MIB, file_copies=1)
+        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _SLABS_MIB, maps=_MAPS_IN_SLABS)
+    if file_bytes >= MANY_BYTES and dimensions == 3:
+        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _KERNELS_MIB, file_copies=1)
     return footprint
 
 

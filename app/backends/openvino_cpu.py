@@ -15,7 +15,7 @@ from app.volume import Float32Array
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
-_cancelled: list[Any] = []  # requests whose end nobody waits for, as their destructor would: up to a layer's time
+_cancelled: list[Any] = []  # requests, with their kernels, whose end nobody waits for, as their destructor would
 _WAIT_MS = 100  # the longest that a signal waits for Python; a window takes seconds on a small machine
 
 
@@ -60,7 +60,7 @@ class OpenVinoPredictor:
                 use_exact_sums(model)
                 self._kernels = take_kernels_as_inputs(model)
             self._request = core.compile_model(model, "CPU", config).create_infer_request()
-            _give(self._request, self._kernels)
+            _share_kernels(self._request, self._kernels)
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot compile the network ({error}); choose another --backend") from error
 
@@ -76,7 +76,7 @@ class OpenVinoPredictor:
                     pass
             except KeyboardInterrupt:
                 self._request.cancel()
-                _cancelled.append(self._request)
+                _cancelled.append((self._request, self._kernels))
                 raise
             found = self._request.output_tensors[0].data
         except RuntimeError as error:
@@ -85,7 +85,7 @@ class OpenVinoPredictor:
         return logits
 
 
-def _give(request: Any, kernels: list[Any]) -> None:
+def _share_kernels(request: Any, kernels: list[Any]) -> None:
     """Makes arrays inputs 1, 2, ... of all windows, read where they lie: they must outlive the request."""
     from openvino import Tensor
 
