@@ -46,7 +46,7 @@ _FOOTPRINTS = {
     "torch": _Footprint(libraries_mib=220, file_copies=1, maps=7),
 }
 # Of OpenVINO with the paper's network (112 x 160 x 128), fp32: maps, and what the layers of slabs and kernels take.
-_MAPS_IN_SLABS = 1.8
+_MAPS_IN_SLABS = 1.7
 _SLABS_MIB = 60
 _KERNELS_MIB = 65
 
@@ -94,7 +94,7 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     A U-Net's peak is at its full resolution: 64 x 128 x 128 voxels of 16 features in float32 are 64 MiB; OpenVINO holds
     three such maps and 14 logits, 248 MiB. In bf16 the maps take half, the logits do not: 152 MiB. Of many classes, the
     logits are held twice beside one map. Larger maps are cut into slabs in float32: of 112 x 160 x 128 voxels of 32
-    features, 280 MiB, and 14 logits 627 MiB; and many weights are stored once.
+    features, 280 MiB, and 14 logits 599 MiB; and many weights are stored once.
     """
     cuda = device == "cuda" or (device == "auto" and backend != "openvino" and nvidia_device_present())
     order = _CUDA_ORDER if cuda else _CPU_ORDER

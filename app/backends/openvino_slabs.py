@@ -10,6 +10,9 @@ from collections.abc import Callable
 from math import ceil, prod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from app.backends.openvino_norm import is_instance_norm, normalised
 
 LARGE_MAP_BYTES = 2**27
@@ -177,11 +180,34 @@ def _voxelwise(operation: str) -> Callable[[Any, list[_Slabs]], _Slabs | None]:
         make = getattr(ops, operation)
         parts = []
         for planes in _cuts(node, inputs):
-            operands = [value.planes(*planes) if v else value.parts[0] for v, value in zip(varies, inputs, strict=True)]
+            operands = [
+                value.planes(*planes) if v else _own_constant(value.parts[0])
+                for v, value in zip(varies, inputs, strict=True)
+            ]
             parts.append(make(*operands).output(0))
         return _Slabs(parts)
 
     return cut
+
+
+def _own_constant(value: Any) -> Any:
+    """A copy of a constant: OpenVINO adds a bias within the convolution before it only if no other layer reads it."""
+    import openvino.opset13 as ops
+
+    found = _constant_data(value.get_node())
+    return value if found is None else ops.constant(found).output(0)
+
+
+def _constant_data(node: Any) -> npt.NDArray[Any] | None:
+    """What a node gives if it is a constant, converted or reshaped to a shape that is known; None if it is not."""
+    if node.get_type_name() == "Constant":
+        return np.array(node.get_data())
+    if node.get_type_name() not in ("Convert", "Reshape"):
+        return None
+    data = _constant_data(node.input_value(0).get_node())
+    if data is None or node.get_type_name() == "Reshape":
+        return data if data is None else data.reshape(tuple(node.get_output_shape(0)))
+    return data.astype(node.get_output_element_type(0).to_dtype())
 
 
 _LAYERS: dict[str, Callable[[Any, list[_Slabs]], _Slabs | None]] = {
