@@ -171,7 +171,9 @@ def test_hashes_after_an_edit(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     network = (folder / "network.onnx").read_bytes()
     (folder / "network.onnx").write_bytes(network[:-1])
     assert main(["hashes", str(folder)]) == 4
-    assert "the file was altered or is incomplete" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "network.onnx: SHA-256" in error
+    assert "the file was altered or is incomplete" in error
     (folder / "network.onnx").write_bytes(network)
     plan.write_text("{}")
     assert main(["hashes", str(folder)]) == 4
