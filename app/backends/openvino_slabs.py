@@ -116,9 +116,8 @@ def _convolution(node: Any, inputs: list[_Slabs]) -> _Slabs | None:
 
     how = node.get_attributes()
     image, kernel = inputs[0], node.input_value(1)
-    size, stride, before, after = (
-        kernel.get_shape()[2], how["strides"][0], how["pads_begin"][0], how["pads_end"][0]
-    )  # fmt: skip
+    size, stride = kernel.get_shape()[2], how["strides"][0]
+    before, after = how["pads_begin"][0], how["pads_end"][0]
     if how["auto_pad"] != "explicit" or how["dilations"][0] != 1 or max(before, after) >= size:
         return None
     if _ends_in_results(node) and _bytes(node.output(0)) > image.total_bytes:
@@ -167,27 +166,23 @@ def _instance_norm(node: Any, inputs: list[_Slabs]) -> _Slabs | None:
     return _Slabs(normalised(parts, node.get_attributes()["eps"]))
 
 
-def _voxelwise(operation: str) -> Callable[[Any, list[_Slabs]], _Slabs | None]:
+def _voxelwise(node: Any, inputs: list[_Slabs]) -> _Slabs | None:
     """Of maps, and of values that are the same in all planes: one for each channel, say."""
+    import openvino.opset13 as ops
 
-    def cut(node: Any, inputs: list[_Slabs]) -> _Slabs | None:
-        import openvino.opset13 as ops
-
-        shape = node.get_output_shape(0)
-        varies = [value.varies_along_axis_2(len(shape)) for value in inputs]
-        if any(v and value.length != shape[2] for v, value in zip(varies, inputs, strict=True)):
-            return None
-        make = getattr(ops, operation)
-        parts = []
-        for planes in _cuts(node, inputs):
-            operands = [
-                value.planes(*planes) if v else _own_constant(value.parts[0])
-                for v, value in zip(varies, inputs, strict=True)
-            ]
-            parts.append(make(*operands).output(0))
-        return _Slabs(parts)
-
-    return cut
+    shape = node.get_output_shape(0)
+    varies = [value.varies_along_axis_2(len(shape)) for value in inputs]
+    if any(v and value.length != shape[2] for v, value in zip(varies, inputs, strict=True)):
+        return None
+    make = getattr(ops, node.get_type_name().lower())
+    parts = []
+    for planes in _cuts(node, inputs):
+        operands = [
+            value.planes(*planes) if v else _own_constant(value.parts[0])
+            for v, value in zip(varies, inputs, strict=True)
+        ]
+        parts.append(make(*operands).output(0))
+    return _Slabs(parts)
 
 
 def _own_constant(value: Any) -> Any:
@@ -200,13 +195,16 @@ def _own_constant(value: Any) -> Any:
 
 def _constant_data(node: Any) -> npt.NDArray[Any] | None:
     """What a node gives if it is a constant, converted or reshaped to a shape that is known; None if it is not."""
-    if node.get_type_name() == "Constant":
+    kind = node.get_type_name()
+    if kind == "Constant":
         return np.array(node.get_data())
-    if node.get_type_name() not in ("Convert", "Reshape"):
+    if kind not in ("Convert", "Reshape"):
         return None
     data = _constant_data(node.input_value(0).get_node())
-    if data is None or node.get_type_name() == "Reshape":
-        return data if data is None else data.reshape(tuple(node.get_output_shape(0)))
+    if data is None:
+        return None
+    if kind == "Reshape":
+        return data.reshape(tuple(node.get_output_shape(0)))
     return data.astype(node.get_output_element_type(0).to_dtype())
 
 
@@ -214,9 +212,9 @@ _LAYERS: dict[str, Callable[[Any, list[_Slabs]], _Slabs | None]] = {
     "Convolution": _convolution,
     "ConvolutionBackpropData": _transposed_convolution,
     "MVN": _instance_norm,
-    "Add": _voxelwise("add"),
-    "Multiply": _voxelwise("multiply"),
-    "PRelu": _voxelwise("prelu"),
+    "Add": _voxelwise,
+    "Multiply": _voxelwise,
+    "PRelu": _voxelwise,
 }
 
 
