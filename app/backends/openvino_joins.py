@@ -6,6 +6,8 @@ OpenVINO makes of the two is the largest array of a window.
 
 from typing import Any
 
+from app.backends.openvino_graph import replace_result
+
 
 def convolve_parts_of_joins(model: Any) -> None:
     """Replaces, in place, the convolution of joined channels by the sum of one convolution for each part.
@@ -19,8 +21,7 @@ def convolve_parts_of_joins(model: Any) -> None:
         if node.get_type_name() != "Convolution" or not _is_join(node.input_value(0).get_node()):
             continue
         whole = _sum_over_parts(node, node.input_value(0).get_node())
-        for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(whole.output(0))
+        replace_result(node, whole.output(0))
     model.validate_nodes_and_infer_types()
 
 

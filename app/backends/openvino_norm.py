@@ -7,6 +7,8 @@ air is, the roundings of a million additions all go one way: logits differed fro
 from math import prod
 from typing import Any
 
+from app.backends.openvino_graph import replace_result
+
 _LARGE_MAP = 2**16  # voxels; the sums over smaller ones are exact enough, and their layers many
 _LONGEST_BOX = 8  # voxels an axis whose mean is taken first
 
@@ -21,8 +23,7 @@ def use_exact_sums(model: Any) -> None:
         if not is_instance_norm(node) or prod(node.get_output_shape(0)[2:]) < _LARGE_MAP:
             continue
         (exact,) = normalised([node.input_value(0)], node.get_attributes()["eps"])
-        for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(exact)
+        replace_result(node, exact)
     model.validate_nodes_and_infer_types()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.backends.openvino_graph import replace_result
 from app.backends.openvino_norm import is_instance_norm, normalised
 
 LARGE_MAP_BYTES = 2**27
@@ -37,7 +38,7 @@ def cut_large_maps(model: Any) -> None:
         if not is_large and not any(_id(value) in maps for value in values):
             continue
         if node.get_type_name() == "ShapeOf":
-            _replace(node, _constant_shape(node))
+            replace_result(node, _constant_shape(node))
             continue
         cut = _LAYERS.get(node.get_type_name())
         found = cut(node, [maps.get(_id(value)) or _Slabs([value]) for value in values]) if cut else None
@@ -48,7 +49,7 @@ def cut_large_maps(model: Any) -> None:
         elif is_large:
             maps[_id(node.output(0))] = found
         else:
-            _replace(node, found.whole())
+            replace_result(node, found.whole())
     model.validate_nodes_and_infer_types()
 
 
@@ -227,11 +228,6 @@ def _id(value: Any) -> int:
 def _bytes(value: Any) -> int:
     shape: list[int] = list(value.get_shape())
     return _FLOAT * prod(shape)
-
-
-def _replace(node: Any, value: Any) -> None:
-    for reader in node.output(0).get_target_inputs():
-        reader.replace_source_output(value)
 
 
 def _constant_shape(node: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from app.backends.openvino_graph import replace_result
+
 MANY_BYTES = 2**25  # of all kernels as they are stored
 _LARGE_KERNEL = 2**16  # weights; smaller ones are left
 _READERS = ("Convolution", "ConvolutionBackpropData")
@@ -41,8 +43,7 @@ def take_kernels_as_inputs(model: Any) -> list[Any]:
             continue
         values.append(np.array(constant.get_data()))
         kernel = ops.parameter(constant.get_output_shape(0), constant.get_output_element_type(0))
-        for reader in constant.output(0).get_target_inputs():
-            reader.replace_source_output(kernel.output(0))
+        replace_result(constant, kernel.output(0))
         model.add_parameters([kernel])
     model.validate_nodes_and_infer_types()
     return values
