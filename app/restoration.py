@@ -60,13 +60,17 @@ def restore(
 def most_likely_class(logits: Float32Array) -> LabelArray:
     """uint8 (...): the class of the largest of float32 (classes, ...) logits; the first one of equals.
 
-    A running maximum, since numpy's argmax over the slowest axis takes several times as long.
+    A running maximum, since numpy's argmax over the slowest axis takes several times as long; plane by plane, each
+    small enough for the processor's cache.
     """
-    best = logits[0].copy()
-    labels = np.zeros(best.shape, dtype=np.uint8)
-    for label in range(1, len(logits)):
-        labels[logits[label] > best] = label
-        np.maximum(best, logits[label], out=best)
+    labels = np.zeros(logits.shape[1:], dtype=np.uint8)
+    for plane, found in zip(np.moveaxis(logits, 1, 0), labels, strict=True):
+        best = plane[0].copy()
+        larger = np.empty(best.shape, dtype=bool)
+        for label in range(1, len(plane)):
+            np.greater(plane[label], best, out=larger)
+            np.copyto(found, np.uint8(label), where=larger)
+            np.maximum(best, plane[label], out=best)
     return labels
 
 
@@ -98,6 +102,9 @@ def _restore_normal(
     return Restoration(label_map=label_map, shortcut_share=1.0 - interpolated / label_map.size)
 
 
+_Plane = tuple[Float32Array, LabelArray]  # logits (rows, columns, classes) and labels of a plane of the network grid
+
+
 class _PlaneRestorer:
     """Makes the planes of the result across the streaming axis as soon as both their neighbours are there.
 
@@ -115,65 +122,80 @@ class _PlaneRestorer:
         self._rows = linear_neighbours(network_shape[rows], shape_zyx[rows], orders[rows])
         self._columns = linear_neighbours(network_shape[columns], shape_zyx[columns], orders[columns])
         self._next = 0
-        self._last: tuple[Float32Array, LabelArray] | None = None
+        self._planes: dict[int, _Plane] = {}
 
     def add(self, slab: Slab) -> Iterator[tuple[int, LabelArray, int]]:
         """Yields (position, uint8 plane, voxels that took interpolation) of all planes that are now possible."""
         logits = np.moveaxis(slab.logits, slab.axis + 1, 1)
         labels = most_likely_class(logits)
-        stop = slab.start + logits.shape[1]
-        while self._next < len(self._lower) and self._upper[self._next] < stop:
-            near = self._plane(int(self._lower[self._next]), slab.start, logits, labels)
-            far = self._plane(int(self._upper[self._next]), slab.start, logits, labels)
-            plane, count = self._restore_plane(near, far, self._weight[self._next])
-            yield self._next, plane, count
-            self._next += 1
-        self._last = (logits[:, -1].copy(), labels[-1].copy())
+        by_voxel = np.moveaxis(logits, 0, -1)
+        for index, of_plane in enumerate(labels, start=slab.start):
+            self._planes[index] = by_voxel[index - slab.start], of_plane
+            while self._next < len(self._lower) and self._upper[self._next] <= index:
+                lower, upper = int(self._lower[self._next]), int(self._upper[self._next])
+                plane, count = self._restore_plane(self._planes[lower], self._planes[upper], self._weight[self._next])
+                yield self._next, plane, count
+                self._next += 1
+            self._planes.pop(index - 1, None)
+        last, of_plane = self._planes[index]
+        self._planes = {index: (last.copy(), of_plane.copy())}
 
-    def _plane(
-        self, index: int, start: int, logits: Float32Array, labels: LabelArray
-    ) -> tuple[Float32Array, LabelArray]:
-        if index >= start:
-            return logits[:, index - start], labels[index - start]
-        assert self._last is not None and index == start - 1
-        return self._last
-
-    def _restore_plane(
-        self, near: tuple[Float32Array, LabelArray], far: tuple[Float32Array, LabelArray], weight: np.float32
-    ) -> tuple[LabelArray, int]:
+    def _restore_plane(self, near: _Plane, far: _Plane, weight: np.float32) -> tuple[LabelArray, int]:
         plane, settled = self._settled(near[1], far[1] if weight > 0 else near[1])
-        open_rows, open_columns = np.nonzero(~settled)
-        if open_rows.size:
-            logits = near[0] if weight == 0 else near[0] + weight * (far[0] - near[0])
-            plane[open_rows, open_columns] = self._interpolate(logits, open_rows, open_columns)
-        return plane, int(open_rows.size)
+        unsettled = np.flatnonzero(~settled)
+        if unsettled.size:
+            plane.reshape(-1)[unsettled] = self._interpolate(near[0], far[0], weight, unsettled)
+        return plane, int(unsettled.size)
 
     def _settled(self, near: LabelArray, far: LabelArray) -> tuple[LabelArray, Mask]:
         """(labels, where they are certain): all corners of the cell agree."""
         row_lower, row_upper, _ = self._rows
         column_lower, column_upper, _ = self._columns
+        tall = near.take(row_lower, axis=0)
         same = near == far
-        same_rows = same[row_lower] & same[row_upper] & (near[row_lower] == near[row_upper])
-        tall = near[row_lower]
-        settled = same_rows[:, column_lower] & same_rows[:, column_upper]
-        settled &= tall[:, column_lower] == tall[:, column_upper]
-        return tall[:, column_lower], settled
+        same_rows = same.take(row_lower, axis=0)
+        same_rows &= same.take(row_upper, axis=0)
+        same_rows &= tall == near.take(row_upper, axis=0)
+        labels = tall.take(column_lower, axis=1)
+        settled = same_rows.take(column_lower, axis=1)
+        settled &= same_rows.take(column_upper, axis=1)
+        settled &= labels == tall.take(column_upper, axis=1)
+        return labels, settled
 
-    def _interpolate(self, logits: Float32Array, rows: Indices, columns: Indices) -> LabelArray:
-        """uint8 (n,): the most likely class of bilinear logits at these voxels of the result."""
-        classes, _, width = logits.shape
-        by_voxel = np.ascontiguousarray(logits.reshape(classes, -1).T)
-        row_lower, row_upper, row_weight = (self._rows[0][rows], self._rows[1][rows], self._rows[2][rows])
-        column_lower, column_upper = self._columns[0][columns], self._columns[1][columns]
-        column_weight = self._columns[2][columns]
-        top = _mix(by_voxel, row_lower * width + column_lower, row_lower * width + column_upper, column_weight)
-        bottom = _mix(by_voxel, row_upper * width + column_lower, row_upper * width + column_upper, column_weight)
-        top += row_weight[:, None] * (bottom - top)
-        labels: LabelArray = np.argmax(top.astype(self._precision, copy=False), axis=1).astype(np.uint8)
+    def _interpolate(self, near: Float32Array, far: Float32Array, weight: np.float32, voxels: Indices) -> LabelArray:
+        """uint8 (n,): the most likely class of trilinear logits at these voxels (flat indices) of the result's plane.
+
+        Along the streaming axis first, of the network voxels at the corners of their cells.
+        """
+        rows, columns = np.divmod(voxels, len(self._columns[0]))
+        row_lower, row_upper, row_weight = self._rows
+        column_lower, column_upper, column_weight = self._columns
+        width = near.shape[1]
+        corners = [
+            row.take(rows) * width + column.take(columns)
+            for row in (row_lower, row_upper)
+            for column in (column_lower, column_upper)
+        ]
+        touched = np.zeros(near.shape[0] * width, dtype=bool)
+        for corner in corners:
+            touched[corner] = True
+        places = np.divmod(np.flatnonzero(touched), width)
+        table = near[places]
+        if weight > 0:
+            table = _mix(table, far[places], weight)
+        rank = np.cumsum(touched, dtype=np.int32)  # one more than the row of the table
+        top_left, top_right, bottom_left, bottom_right = (
+            table.take(rank.take(corner) - 1, axis=0) for corner in corners
+        )
+        across, down = column_weight.take(columns)[:, None], row_weight.take(rows)[:, None]
+        logits = _mix(_mix(top_left, top_right, across), _mix(bottom_left, bottom_right, across), down)
+        labels: LabelArray = np.argmax(logits.astype(self._precision, copy=False), axis=1).astype(np.uint8)
         return labels
 
 
-def _mix(table: Float32Array, lower: Indices, upper: Indices, weight: Float32Array) -> Float32Array:
-    first: Float32Array = table.take(lower, axis=0)
-    first += weight[:, None] * (table.take(upper, axis=0) - first)
+def _mix(first: Float32Array, second: Float32Array, weight: Float32Array | np.float32) -> Float32Array:
+    """``first`` + ``weight`` * (``second`` - ``first``), in place of both."""
+    second -= first
+    second *= weight
+    first += second
     return first
