@@ -21,9 +21,8 @@ from app.volume import Geometry, Shape
 
 _FLOAT = 4
 _SUM_BYTES = {"float32": 4, "float16": 2}
-_RUNS_PER_ROW = 4  # of organs that are cleaned: 0.3 to 0.7 on real label maps; noise has more
-_PARTS_BYTES = 15  # a voxel of a locator's grid: mask, int32 parts, their int64 copy, selections
-_BODY_BYTES = 8  # a voxel: two masks, int32 parts, the mask of the largest and its copy
+_RUNS_PER_ROW = 4  # of which components are made: 0.3 to 0.7 on real label maps; noise has more
+_BODY_BYTES = 5  # a voxel of the search for the body: the mask, while it is opened three more, and the largest part
 _OPEN_SHARE = 0.1  # voxels of a plane that lie on organ borders: 2 to 8 % on the ten scans
 _ROWS_AT_ONCE = 5  # arrays (voxels, classes) that interpolate them
 
@@ -46,8 +45,8 @@ def predict_need(
     stored = scan_voxels * scan.voxel_bytes
     image = _FLOAT * grid_voxels
     labels = scan_voxels  # uint8
-    cropped = labels if plan.crop_to_nonzero else 0  # once in the box, once in the scan
-    cleaned = RUN_BYTES * _RUNS_PER_ROW * (labels // oriented[2]) if _cleans_up(plan) else 0
+    whole = labels if plan.crop_to_nonzero or options.crop != "none" else 0  # beside the box that is put back into it
+    cleaned = _runs_bytes(oriented) if _cleans_up(plan) else 0
     network, restore = _network_and_restore_bytes(oriented, grid.shape_zyx, plan, options)
     network += labels if twin else 0
     kept = max(image, labels) if twin else 0
@@ -59,7 +58,7 @@ def predict_need(
             "preprocess": process.located_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
             "network": process.running_bytes + image + network,
             "restore": process.running_bytes + restore + kept,
-            "postprocess": process.running_bytes + labels + cropped + cleaned + kept,
+            "postprocess": process.running_bytes + labels + max(cleaned, whole) + kept,
             "write": process.running_bytes + labels,  # plane by plane
         }
     )
@@ -93,17 +92,21 @@ def _search_bytes(geometry: Geometry, crop: Crop, locator: Plan | None) -> int:
         return 0
     oriented, grid = planned_grid(geometry, locator, "resample")
     voxels = prod(grid.shape_zyx)
-    found = voxels * (1 + _PARTS_BYTES)
-    windows = found + _sliding_window_bytes(grid.shape_zyx, locator, mirror=False)
-    return _FLOAT * voxels + max(_resampling_bytes(oriented, grid.shape_zyx), windows)
+    windows = _sliding_window_bytes(grid.shape_zyx, locator, mirror=False)
+    found = voxels + max(windows, _runs_bytes(grid.shape_zyx))
+    return _FLOAT * voxels + max(_resampling_bytes(oriented, grid.shape_zyx), found)
 
 
 def _body_bytes(geometry: Geometry) -> int:
-    """The voxels that the search for the body looks at, as bool, as opened, and as the number of their part."""
-    looked_at = prod(
-        ceil(n / step) for n, step in zip(geometry.shape_zyx, body_steps(geometry.spacing_zyx_mm), strict=True)
-    )
-    return _BODY_BYTES * looked_at
+    """The voxels that the search for the body looks at."""
+    steps = body_steps(geometry.spacing_zyx_mm)
+    z, y, x = (ceil(n / step) for n, step in zip(geometry.shape_zyx, steps, strict=True))
+    return _BODY_BYTES * z * y * x + _runs_bytes((z, y, x))
+
+
+def _runs_bytes(shape_zyx: Shape) -> int:
+    """What finding components takes."""
+    return RUN_BYTES * _RUNS_PER_ROW * shape_zyx[0] * shape_zyx[1]
 
 
 def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape) -> int:

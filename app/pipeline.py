@@ -46,7 +46,8 @@ def segment(
     del image  # now held by the streams alone, the last of which ends before its restored label map is made
     restoration = _restore(slabs, record, plan, options, clock)
     with clock.measure("postprocess"):
-        label_map = _clean_up(restoration, record, plan)
+        label_map = _clean_up(restoration.label_map, record, plan)
+        restoration = replace(restoration, label_map=label_map)  # that of the box is let go
     clock.log("postprocess", record.oriented.shape_zyx, record.oriented.spacing_zyx_mm)
     for coming in slabs_of_twin:
         with clock.measure("twin"):
@@ -84,9 +85,10 @@ def _stream(
     )
 
 
-def _clean_up(restoration: Restoration, record: Record, plan: Plan) -> LabelArray:
-    label_map = record.undo_crop(restoration.label_map)
-    return postprocess(label_map, plan.labels, plan.postprocessing, record.oriented.voxel_volume_ml)
+def _clean_up(label_map: LabelArray, record: Record, plan: Plan) -> LabelArray:
+    """A label map of the box without the components that the plan drops, in the oriented scan."""
+    voxel_ml = record.oriented.voxel_volume_ml
+    return record.undo_crop(postprocess(label_map, plan.labels, plan.postprocessing, voxel_ml))
 
 
 def _compare(
@@ -95,8 +97,8 @@ def _compare(
     """How far a label map (oriented) agrees with the one that the twin's logits become in the same way."""
     shapes = record.grid.shape_zyx, record.cropped_shape_zyx
     precision = plan.interpolation.logits_precision
-    of_twin = _clean_up(restore(slabs, *shapes, record.restoration_orders, options.mode, precision), record, plan)
-    return organ_agreement(label_map, of_twin, plan.labels)
+    restored = restore(slabs, *shapes, record.restoration_orders, options.mode, precision)
+    return organ_agreement(label_map, _clean_up(restored.label_map, record, plan), plan.labels)
 
 
 def _restore(slabs: Iterator[Slab], record: Record, plan: Plan, options: Options, clock: StageClock) -> Restoration:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from app.components import largest_component, opened_in_slices
 from app.orientation import AxisMap, axis_map_to_lps
 from app.preprocessing import to_hu
 from app.volume import Float32Array, LabelArray, Shape, Vector, Volume
@@ -39,7 +39,6 @@ _LEAST_LUNG_ML = 100.0
 _LEAST_KIDNEY_ML = 30.0
 _LEAST_LIVER_ML = 150.0
 _MOST_LIVER_ML = 4000.0  # beyond, something else was taken for it, too, and left and right cannot be told
-_SQUARE = np.ones((1, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def examine(overview: Overview, label_map: LabelArray, labels: tuple[str, ...], 
     """
     seen, voxel_ml = overview.view(label_map), overview.voxel_ml
     organs = {organ: seen == label for label, organ in enumerate(labels, start=1)}
-    in_largest = sum(int(np.count_nonzero(_largest_part(mask))) for mask in organs.values())
+    in_largest = sum(int(np.count_nonzero(largest_component(mask, diagonal=True))) for mask in organs.values())
     findings = Findings(_tissue_share(overview.hu_zyx), organs_ml, in_largest / max(1, int(np.count_nonzero(seen))))
     liver = organs.get("liver")
     liver_ml = 0.0 if liver is None else float(np.count_nonzero(liver)) * voxel_ml
@@ -193,8 +192,8 @@ def _between(hu: Float32Array, limits_hu: tuple[float, float]) -> Mask:
 
 def _find_lungs(hu: Float32Array) -> Mask:
     """Lung: its HU, thicker than the skin's blur, with dense tissue in front, behind, left and right; so no table."""
-    lungs: Mask = ndimage.binary_opening(_between(hu, _LUNG_HU), _SQUARE)
-    dense = _largest_part(ndimage.binary_opening(hu > _BODY_ABOVE_HU, _SQUARE))
+    lungs = opened_in_slices(_between(hu, _LUNG_HU))
+    dense = largest_component(opened_in_slices(hu > _BODY_ABOVE_HU), diagonal=True)
     for axis in (1, 2):
         lungs &= np.logical_or.accumulate(dense, axis=axis)
         lungs &= np.flip(np.logical_or.accumulate(np.flip(dense, axis), axis=axis), axis)
@@ -233,12 +232,3 @@ def _centre_mm(overview: Overview, weights: npt.NDArray[Any], least_ml: float = 
 
 def _difference(axis: int, minuend: Vector | None, subtrahend: Vector | None) -> float | None:
     return None if minuend is None or subtrahend is None else minuend[axis] - subtrahend[axis]
-
-
-def _largest_part(mask: Mask) -> Mask:
-    """The largest connected part, its voxels touching by faces, edges or corners."""
-    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    if count < 2:
-        return mask
-    largest: Mask = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    return largest

@@ -36,9 +36,9 @@ def postprocess(
 def organ_volumes_ml(label_map: LabelArray, labels: tuple[str, ...], voxel_volume_ml: float) -> dict[str, float]:
     """Volume of each organ in millilitres, 0 for one that was not found.
 
-    Counted slice by slice: ``bincount`` makes an 8-byte copy of what it is given.
+    Counted slice by slice and without background: ``bincount`` makes an 8-byte copy of what it is given.
     """
     counts = np.zeros(len(labels) + 1, dtype=np.int64)
     for plane in label_map:
-        counts += np.bincount(plane.ravel(), minlength=len(counts))
+        counts += np.bincount(plane[plane != 0], minlength=len(counts))
     return {organ: float(counts[label]) * voxel_volume_ml for label, organ in enumerate(labels, start=1)}

@@ -9,19 +9,19 @@ from math import ceil, floor
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from app.components import find_components, largest_component, opened_in_slices
 from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Crop, Plan, SlidingWindowPlan, SpacingKind
 from app.preprocessing import Box, preprocess, to_hu
+from app.restoration import most_likely_class
 from app.sliding_window import Predictor, stream_logits
-from app.spacing import network_grid
+from app.spacing import NetworkGrid, network_grid
 from app.volume import Array, Geometry, Shape, Vector, Volume
 
 _BODY_ABOVE_HU = -500.0
 _BODY_GRID_MM = 4.0
 _BODY_MARGIN_MM = 8.0
-_COUNTED_AT_ONCE = 2**20
 _SMALLEST_FINDING_ML = 1.0  # what a locator finds below this is noise
 
 
@@ -65,15 +65,15 @@ def _organ_box(volume: Volume, locator: Locator, least_ml: float) -> Box | None:
     """The smallest box of the oriented scan that holds all that the locator finds; None if that is too little."""
     plan = locator.plan
     image, record = preprocess(volume, plan, "resample")
-    found = np.zeros(record.grid.shape_zyx, dtype=bool)
+    organs = np.zeros(record.grid.shape_zyx, dtype=np.uint8)
     pad_value = plan.intensity.normalised(plan.sliding_window.pad_hu)
     for slab in stream_logits(image, locator.predictor, plan.classes, plan.sliding_window, pad_value):
-        planes = np.moveaxis(found, slab.axis, 0)
-        organs = np.moveaxis(slab.logits.argmax(axis=0) != 0, slab.axis, 0)
-        planes[slab.start : slab.start + len(organs)] = organs
+        planes = np.moveaxis(organs, slab.axis, 0)
+        found = np.moveaxis(most_likely_class(slab.logits) != 0, slab.axis, 0)
+        planes[slab.start : slab.start + len(found)] = found
     z, y, x = record.grid.target_zyx_mm
     voxel_ml = z * y * x / 1000
-    organs = _without_specks(found, _SMALLEST_FINDING_ML / voxel_ml)
+    _erase_specks(organs, _SMALLEST_FINDING_ML / voxel_ml)
     if np.count_nonzero(organs) * voxel_ml < least_ml:
         return None
     box = _bounding_box(organs)
@@ -88,11 +88,7 @@ def _body_box(voxels: Array, volume: Volume, spacing_zyx_mm: Vector) -> Box | No
     dense = coarse > _BODY_ABOVE_HU
     del coarse  # ``memory_need`` counts what is held from here on
     # Within each slice, since a scan may have one only: parts the table and clothes from the patient.
-    dense = ndimage.binary_opening(dense, np.ones((1, 3, 3)))
-    parts, count = ndimage.label(dense)
-    if not count:
-        return None
-    box = _bounding_box(parts == _sizes(parts, count)[1:].argmax() + 1)
+    box = _bounding_box(largest_component(opened_in_slices(dense)))
     return box and _scaled(box, _shape(dense), _shape(voxels))
 
 
@@ -100,15 +96,6 @@ def body_steps(spacing_zyx_mm: Vector) -> Shape:
     """Which voxels the search for the body looks at: every fifth along axes of 0.8 mm, every one from 2.7 mm on."""
     z, y, x = (max(1, round(_BODY_GRID_MM / spacing)) for spacing in spacing_zyx_mm)
     return (z, y, x)
-
-
-def _sizes(parts: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
-    """Voxels of background and parts, a million at a time: ``bincount`` makes an 8-byte copy of what it is given."""
-    sizes = np.zeros(count + 1, dtype=np.int64)
-    flat = parts.ravel()
-    for start in range(0, len(flat), _COUNTED_AT_ONCE):
-        sizes += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=count + 1)
-    return sizes
 
 
 def _with_margin(box: Box, oriented: Geometry, margin_mm: float) -> Box:
@@ -125,15 +112,25 @@ def _fill_windows(box: Box, oriented: Geometry, plan: Plan, kind: SpacingKind) -
     shape = _box_shape(box)
     cranio_caudal = axis_map_to_lps(oriented).order[0]
     slices = oriented.shape_zyx[cranio_caudal]
-    grid = network_grid(shape, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, kind, slices)
-    sides = []
+
+    def grid_of(voxels: Shape) -> NetworkGrid:
+        return network_grid(voxels, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, kind, slices)
+
+    grid, sides = grid_of(shape), []
     for axis, side in enumerate(box):
         covered = _covered(grid.shape_zyx[axis], axis, plan.sliding_window)
-        wanted = floor(covered * shape[axis] / grid.shape_zyx[axis])
+        wanted = max(shape[axis], floor(covered * grid.target_zyx_mm[axis] / grid.source_zyx_mm[axis]))
+        while wanted > shape[axis] and grid_of(_with_length(shape, axis, wanted)).shape_zyx[axis] > covered:
+            wanted -= 1  # a length is rounded to whole voxels of the grid
         start = side.start - (wanted - shape[axis]) // 2
         start = max(0, min(start, oriented.shape_zyx[axis] - wanted))
         sides.append(slice(start, min(oriented.shape_zyx[axis], start + wanted)))
     return _box(sides)
+
+
+def _with_length(shape: Shape, axis: int, length: int) -> Shape:
+    z, y, x = (length if a == axis else side for a, side in enumerate(shape))
+    return (z, y, x)
 
 
 def _covered(length: int, axis: int, plan: SlidingWindowPlan) -> int:
@@ -143,18 +140,20 @@ def _covered(length: int, axis: int, plan: SlidingWindowPlan) -> int:
     return max(length, floor(patch + ceil(max(0, length - patch) / step) * step))
 
 
-def _without_specks(found: npt.NDArray[np.bool_], smallest_voxels: float) -> npt.NDArray[np.bool_]:
-    parts, _ = ndimage.label(found)
-    kept = np.bincount(parts.ravel()) >= smallest_voxels
-    kept[0] = False
-    large: npt.NDArray[np.bool_] = kept[parts]
-    return large
+def _erase_specks(organs: npt.NDArray[np.uint8], smallest_voxels: float) -> None:
+    parts = find_components(organs, np.arange(256) == 1)
+    parts.erase(organs, parts.voxels < smallest_voxels)
 
 
-def _bounding_box(mask: npt.NDArray[np.bool_]) -> Box | None:
-    """The smallest box that holds every true voxel; None if there is none."""
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    return boxes[0] if boxes else None
+def _bounding_box(mask: Array) -> Box | None:
+    """The smallest box that holds every voxel other than 0; None if there is none."""
+    sides = []
+    for across in ((1, 2), (0, 2), (0, 1)):
+        places = np.flatnonzero(mask.any(axis=across))
+        if not places.size:
+            return None
+        sides.append(slice(int(places[0]), int(places[-1]) + 1))
+    return _box(sides)
 
 
 def _scaled(box: Box, from_zyx: Shape, to_zyx: Shape) -> Box:

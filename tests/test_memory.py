@@ -105,6 +105,13 @@ def test_the_flag_limits_what_the_process_holds_in_all(tmp_path: Path) -> None:
     assert memory_limit(1 << 30, 100 * MIB, root) == MemoryLimit(1 << 30, "--max-memory")
 
 
+def test_mounts_of_any_encoding_are_read(tmp_path: Path) -> None:
+    root = machine(tmp_path, "0::/a\n", V2_MOUNT, a__cpu_max="200000 100000")
+    mounts = root / "proc" / "self" / "mountinfo"
+    mounts.write_bytes(b"29 1 254:0 /home/J\xfcrgen /workspace/inputs rw - ext4 /dev/vda rw\n" + mounts.read_bytes())
+    assert processor_limit(root) == min(2, len(os.sched_getaffinity(0)))
+
+
 def test_where_nothing_can_be_read_the_flag_remains(tmp_path: Path) -> None:
     assert memory_limit(5, 1, tmp_path) == MemoryLimit(5, "--max-memory")
 
@@ -284,7 +291,7 @@ def test_a_case_worked_by_hand() -> None:
 def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:
     """5 x 0.8 x 0.8 mm: every slice and every fifth row and column, 100 x 40 x 60 of 100 x 200 x 300 voxels."""
     scan, process = header_of((100, 200, 300), (5.0, 0.8, 0.8)), ProcessMemory(1000, 1000, 3000)
-    for crop, searched in (("none", 0), ("body", 8 * 240_000)):
+    for crop, searched in (("none", 0), ("body", 5 * 240_000 + 120 * 4 * 4000)):  # masks, and four runs in each row
         need = predict_need(scan, small_plan(), Options("fastest", "off", crop=crop), process)  # type: ignore[arg-type]
         assert need.bytes_by_stage["locate"] == 1000 + 12_000_000 + searched
 
@@ -292,9 +299,8 @@ def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:
 def test_a_locator_is_counted_while_it_runs() -> None:
     """100 x 200 x 300 voxels of 4 x 2 x 2 mm are 100 x 100 x 150 for a locator at 4 mm: 1.5e6 voxels.
 
-    Its image 6e6 bytes, and resampling. At 4 x 2 x 2 mm what it finds and the parts of that, 16 x 6e6, are more than
-    resampling; x streams: sums and weights of 5 x 16 x 2e4 floats, the arg max 6 x 3.2e5, a block and two tiles
-    4096 x 4 x 3.
+    Its image 6e6 bytes, and resampling. With 30 organs and windows of 96 x 96 x 96 these are more: x streams, sums and
+    weights are 32 x 96 x 1e4 floats, the arg max 6 x 9.6e5 bytes, a block of 7 planes, two tiles; and what it finds.
     """
     locator = small_plan(spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 4, 4]})
     runs = NetworkMemory(running_bytes=70_000_000)
@@ -307,10 +313,15 @@ def test_a_locator_is_counted_while_it_runs() -> None:
     assert need == process.located_bytes + 12_000_000 + 6_000_000 + resampled
     without = predict_need(scan, small_plan(), replace(options, crop="none"), process, locator)
     assert without.bytes_by_stage["locate"] == process.located_bytes + 12_000_000
-    finer = small_plan(spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 2, 2]})  # 6e6 voxels, resampling less
-    need = predict_need(scan, small_plan(), options, process, finer).bytes_by_stage["locate"]
-    windows = 16 * 6_000_000 + 5 * 16 * 20_000 * 4 + 6 * 16 * 20_000 + 49_152
-    assert need == process.located_bytes + 12_000_000 + 24_000_000 + windows
+    window = {**tiny_plan()["sliding_window"], "patch_size": [96, 96, 96]}
+    many = small_plan(
+        spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 4, 4]},
+        sliding_window=window,
+        labels=[f"organ {number}" for number in range(30)],
+    )
+    need = predict_need(scan, small_plan(), options, process, many).bytes_by_stage["locate"]
+    windows = 32 * 960_000 * 4 + 6 * 960_000 + 7 * 96 * 96 * 4 + 2 * 96**3 * 4
+    assert need == process.located_bytes + 12_000_000 + 6_000_000 + 1_500_000 + windows
 
 
 def test_what_a_process_holds_already_is_not_counted_twice() -> None:
@@ -377,6 +388,21 @@ def test_a_large_network_in_single_precision_takes_what_was_measured(default_bun
     expected = expected_memory(bundle, "openvino", "cpu", "fp32")
     assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(272, rel=0.05)
     assert expected.running_bytes / MIB == pytest.approx(603, rel=0.05)
+
+
+def test_a_gpu_without_a_backend_for_it_changes_no_prediction(
+    default_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import backends
+
+    bundle = load_bundle(default_bundle)
+    expected = expected_memory(bundle, "openvino", "cpu", "fp32")
+    monkeypatch.setattr(backends, "nvidia_device_present", lambda: True)
+    monkeypatch.setattr(backends, "has_cuda_provider", lambda: False)
+    monkeypatch.setattr(backends, "_is_installed", lambda name: name != "torch")
+    assert expected_memory(bundle, "auto", "auto", "fp32") == expected
+    monkeypatch.setattr(backends, "has_cuda_provider", lambda: True)
+    assert expected_memory(bundle, "auto", "auto", "fp32") == expected_memory(bundle, "onnxruntime", "cpu", "fp32")
 
 
 def test_logits_of_many_classes_count_twice(default_bundle: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from app import components
-from app.components import find_components
+from app.components import find_components, largest_component, opened_in_slices
 from app.plan import PostprocessingPlan
 from app.postprocessing import organ_volumes_ml, postprocess
 
@@ -78,6 +78,19 @@ def test_components_are_scipys(seed: int) -> None:
         assert np.count_nonzero(gone) == found.voxels[number]
         assert np.all(label_map[gone] == label)
         assert ndimage.label(gone)[1] == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_masks_of_one_label_are_scipys(seed: int, diagonal: bool) -> None:
+    random = np.random.default_rng(seed)
+    mask = random.random(tuple(random.integers(1, 14, 3))) < random.uniform(0.1, 0.95)
+    parts, count = ndimage.label(mask, np.ones((3, 3, 3)) if diagonal else None)
+    found = find_components(mask.astype(np.uint8), np.arange(256) == 1, diagonal)
+    assert found.voxels.tolist() == np.bincount(parts.ravel())[1 : count + 1].tolist()
+    expected = mask if count < 2 else parts == found.voxels.argmax() + 1
+    assert np.array_equal(largest_component(mask, diagonal), expected)
+    assert np.array_equal(opened_in_slices(mask), ndimage.binary_opening(mask, np.ones((1, 3, 3))))
 
 
 def test_many_voxels_are_erased_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:

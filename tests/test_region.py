@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from app.__main__ import main
-from app.bundle import load_bundle
+from app.bundle import load_bundle, write_hashes
 from app.errors import BundleError
 from app.options import Options
 from app.pipeline import segment
@@ -55,6 +55,12 @@ def locator(spacing_mm: float = 4.0) -> Locator:
 def sizes(box: Box | None) -> list[tuple[int, int]]:
     assert box is not None
     return [(side.start, side.stop) for side in box]
+
+
+def edit_plan(folder: Path, **values: object) -> None:
+    path = folder / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    write_hashes(folder)
 
 
 def test_organs_get_a_margin_and_then_whole_windows() -> None:
@@ -149,6 +155,37 @@ def test_filling_windows_never_costs_one(seed: int) -> None:
     for axis, (first, last) in enumerate(sizes(box)):
         assert first <= start[axis]
         assert last >= stop[axis]
+
+
+def test_a_rounded_grid_costs_no_further_window_either() -> None:
+    """52 voxels of 1.9 mm are 40 of 2.5 (39.52), two windows of 24 that could cover 40; of 53 they would be 41."""
+    voxels = np.full((100, 8, 8), -100, dtype=np.int16)
+    voxels[20:72] = 200
+    used = plan(target=(2.5, 2.0, 2.0), patch=(24, 8, 8), step=2 / 3, margin_mm=0)
+    box = find_region(scan(voxels, (1.9, 2.0, 2.0)), used, "organs", "off", locator(spacing_mm=1.9))
+    assert sizes(box)[0] == (20, 72)
+
+
+@pytest.mark.parametrize("crop", ["body", "organs"])
+def test_a_plan_with_a_crop_or_order_of_its_own_is_not_cropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, crop: str
+) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle")
+    source = write_scan(tmp_path / "scan.nii.gz", tissue())
+    for changes in ({"crop_to_nonzero": True}, {"transpose_forward": [1, 0, 2]}):
+        edit_plan(folder, **{"crop_to_nonzero": False, "transpose_forward": [0, 1, 2], **changes})
+        arguments = ["--bundle", str(folder), "--input", str(source), "--output", str(tmp_path / "out.nii.gz")]
+        assert main([*arguments, "--crop", crop]) == 2
+        assert "choose --crop none" in caplog.text
+        caplog.clear()
+        assert main([*arguments, "--precision", "fp32"]) == 0
+
+
+def test_a_locator_that_crops_is_refused(located_bundle: Path) -> None:
+    edit_plan(located_bundle / "locator", crop_to_nonzero=True)
+    write_hashes(located_bundle)
+    with pytest.raises(BundleError, match="crop_to_nonzero false"):
+        load_bundle(located_bundle)
 
 
 @pytest.mark.parametrize("mode", ["fastest", "normal"])

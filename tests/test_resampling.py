@@ -31,6 +31,22 @@ def test_equals_skimage_resize_as_nnunet_uses_it(shape: Shape, order: int) -> No
     np.testing.assert_allclose(resample(voxels, shape, (order,) * 3), expected, rtol=0, atol=5e-3)  # of 3000 HU
 
 
+@given(st.integers(2, 300), st.integers(1, 300), st.sampled_from([0, 1]))
+@settings(max_examples=60, deadline=None)
+def test_weights_that_are_written_down_are_scipys_to_the_bit(n_in: int, n_out: int, order: int) -> None:
+    zoomed = [ndimage.zoom(line, n_out / n_in, order=order, mode="nearest", grid_mode=True) for line in np.eye(n_in)]
+    expected = np.stack(zoomed, axis=1).astype(np.float32)
+    assert np.array_equal(interpolation_matrix(n_in, n_out, order), expected)
+
+
+def test_a_coarse_grid_picks_the_voxels_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels, seen = scan((40, 44, 48)), []
+    picked = resample(voxels, (5, 6, 5), (1, 1, 1), lambda slab: seen.append(slab.shape))
+    assert seen == [(10, 12, 10)]
+    monkeypatch.setattr(resampling, "_PICKED_PART", 1_000_000)
+    np.testing.assert_allclose(resample(voxels, (5, 6, 5), (1, 1, 1)), picked, rtol=0, atol=2e-3)
+
+
 @pytest.mark.parametrize("orders", [(0, 3, 3), (1, 0, 3), (3, 1, 0)])
 def test_orders_per_axis_equal_one_scipy_zoom_after_another(orders: Shape) -> None:
     voxels, shape = scan((10, 11, 12)), (25, 7, 30)
