@@ -126,6 +126,11 @@ def _sources(arguments: argparse.Namespace, bundle: "Bundle", options: "Options"
     from app.backends import network_source
     from app.sources import NetworkSources
 
+    if options.crop != "none" and not bundle.plan.can_be_cropped:
+        raise UsageError(
+            f"--crop {options.crop}: {bundle.folder} crops to what is not 0 HU, or has an order of axes of its own, as "
+            "nnU-Net's networks do; choose --crop none"
+        )
     if options.crop == "organs" and bundle.locator is None:
         raise UsageError(f"--crop organs: {bundle.folder} has no locator; choose --crop body or none")
     if arguments.uncertainty and bundle.twin is None:

@@ -105,8 +105,11 @@ def _load_locator(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | 
         return None
     read_verified(folder, _LOCATOR_HASHES, hashes)
     locator = load_bundle(folder / LOCATOR_FOLDER)
-    if (locator.plan.orientation, locator.plan.transpose_forward) != (plan.orientation, (0, 1, 2)):
-        raise BundleError(f"{locator.folder / PLAN_FILE}: expected the orientation of {folder / PLAN_FILE}")
+    if locator.plan.orientation != plan.orientation or not locator.plan.can_be_cropped:
+        raise BundleError(
+            f"{locator.folder / PLAN_FILE}: expected the orientation of {folder / PLAN_FILE}, crop_to_nonzero false "
+            "and transpose_forward [0, 1, 2]"
+        )
     return locator
 
 

@@ -85,7 +85,7 @@ class Networks:
         """(segmenter, locator, twin); ``begin`` comes first. With a twin all are loaded, else they are awaited.
 
         Raises:
-            AppError: the twin cannot be loaded.
+            AppError: with a twin, the segmenter cannot be loaded, or the twin is altered.
         """
         assert self._segmenter is not None
         locator = None
@@ -138,12 +138,13 @@ class Networks:
         return predictor
 
     def _load_twin(self) -> Predictor | None:
-        """None if there is not enough memory: no label map is lost for the sake of a twin."""
+        """None if it cannot be loaded, for lack of memory say: no label map is lost for the sake of a twin."""
         assert self._sources.twin is not None
         try:
             predictor, warnings = self._sources.twin.load()
-        except MemoryError:
-            warning = "not enough memory to load the second network; its agreement is not in the report"
+        except (MemoryError, RuntimeError, DeviceError) as error:
+            reason = "not enough memory" if isinstance(error, MemoryError) else str(error)
+            warning = f"the second network cannot be loaded ({reason}); its agreement is not in the report"
             self._record.warnings.append(warning)
             logger.warning(warning)
             return None

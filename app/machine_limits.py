@@ -170,6 +170,6 @@ def _number(path: Path) -> int | None:
 def _text(path: Path) -> str:
     """A file's text; empty where it cannot be read, as in a container that hides it."""
     try:
-        return path.read_text()
+        return path.read_text(errors="surrogateescape")  # mounts carry the host's file names, in any encoding
     except OSError:
         return ""

@@ -263,7 +263,7 @@ class Plan:
     warn_below_agreement: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.shortcuts.crop != "none" and (self.crop_to_nonzero or self.transpose_forward != (0, 1, 2)):
+        if self.shortcuts.crop != "none" and not self.can_be_cropped:
             raise ValueError("shortcuts.crop goes with neither crop_to_nonzero nor transpose_forward")
         if sorted(self.transpose_forward) != [0, 1, 2]:
             raise ValueError(f"transpose_forward is {list(self.transpose_forward)}; expected an order of 0, 1, 2")
@@ -289,6 +289,11 @@ class Plan:
             length = patch[3 - self.network.dimensions + axis]
             if length % total:
                 raise ValueError(f"patch_size {list(patch)}: {length} is not a multiple of the total stride {total}")
+
+    @property
+    def can_be_cropped(self) -> bool:
+        """Whether ``shortcuts.crop`` can bound what is segmented: there is no other crop and no other order of axes."""
+        return not self.crop_to_nonzero and self.transpose_forward == (0, 1, 2)
 
     @property
     def classes(self) -> int:

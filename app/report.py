@@ -143,7 +143,7 @@ class RunRecord:
         threads: of the network on a CPU.
         error, exit_code: why the run ended early; None as long as it has not ended.
         earlier_runs: see ``earlier_report``.
-        peak_memory_mib: largest resident memory of this process (VmHWM).
+        peak_memory_mib: largest resident memory of this process (VmHWM); None where the kernel does not tell.
     """
 
     options: dict[str, Any]
@@ -157,7 +157,7 @@ class RunRecord:
     seconds: float = 0.0
     error: str | None = None
     exit_code: int | None = None
-    peak_memory_mib: float = 0.0
+    peak_memory_mib: float | None = None
     earlier_runs: list[EarlierRun] = field(default_factory=list)
     schema_version: int = REPORT_SCHEMA_VERSION
     app_version: str = __version__
@@ -195,12 +195,12 @@ class RunRecord:
             stream.write(text.encode())
 
 
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far.
+def peak_memory_mib() -> float | None:
+    """Largest resident memory of this process so far; None where the kernel does not tell (gVisor's, say).
 
     Read from ``/proc``: the kernel's ``ru_maxrss`` starts from that of the program that started this one.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no VmHWM")
+    return None

@@ -85,11 +85,8 @@ class _Runner:
                 record.status = "skipped"
                 logger.info("%s: skipped, %s is there", case.case_id, case.output_path)
                 return
-            try:
-                self._segment_case(case, record, clock)
-            except MemoryError:
-                if not self.scans.drop():
-                    raise
+            if not self._segment_beside_reading(case, record, clock):
+                trim_heap()
                 logger.info("%s: not enough memory while the next scan was read; once more without", case.case_id)
                 record.warnings.clear()
                 self._segment_case(case, record, clock, read_ahead=False)
@@ -107,6 +104,19 @@ class _Runner:
         except KeyboardInterrupt:
             record.error = "interrupted"
             raise
+
+    def _segment_beside_reading(self, case: Case, record: CaseRecord, clock: StageClock) -> bool:
+        """False if memory ran out while the next scan was read, which is dropped: it is worth trying again without.
+
+        The second attempt is not this function's, since an exception keeps all that the first one held.
+        """
+        try:
+            self._segment_case(case, record, clock)
+        except MemoryError:
+            if not self.scans.drop():
+                raise
+            return False
+        return True
 
     def _segment_case(self, case: Case, record: CaseRecord, clock: StageClock, read_ahead: bool = True) -> None:
         if self._fitter.networks_fit():
@@ -134,8 +144,8 @@ class _Runner:
         record.shortcut_share, record.agreement = restoration.shortcut_share, restoration.agreement
         if disagreement := agreement_warning(record.agreement or {}, plan.warn_below_agreement):
             self._warn(case, record, disagreement)
-        record.volumes_ml = organ_volumes_ml(label_map, plan.labels, geometry.voxel_volume_ml)
         with clock.measure("postprocess"):
+            record.volumes_ml = organ_volumes_ml(label_map, plan.labels, geometry.voxel_volume_ml)
             record.plausibility = examine(scan.overview, label_map, plan.labels, sum(record.volumes_ml.values()))
         for warning in find_warnings(record.plausibility, plan.labels):
             self._warn(case, record, warning)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from app.agreement import agreement_warning, organ_agreement
 from app.backends import network_source
 from app.bundle import load_bundle, write_hashes
-from app.errors import BundleError
+from app.errors import BundleError, DeviceError
 from app.memory import Fitter
 from app.memory_need import predict_need
 from app.memory_terms import ProcessMemory, ScanHeader
@@ -225,8 +225,12 @@ def test_what_fits_alone_but_not_with_a_twin_is_segmented_alone(
     assert case["warnings"] == ["no uncertainty: there is not enough memory for a second network"]
 
 
-def test_a_twin_that_finds_no_memory_costs_no_label_map(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(MemoryError(), "not enough memory"), (DeviceError("no room"), "no room"), (RuntimeError("bad"), "bad")],
+)
+def test_a_twin_that_cannot_be_loaded_costs_no_label_map(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     from app import backends
 
@@ -235,7 +239,7 @@ def test_a_twin_that_finds_no_memory_costs_no_label_map(
     def first_only(*arguments: Any) -> Any:
         loaded.append(arguments)
         if len(loaded) > 1:
-            raise MemoryError
+            raise error
         return create(*arguments)
 
     monkeypatch.setattr(backends, "create_predictor", first_only)
@@ -244,7 +248,7 @@ def test_a_twin_that_finds_no_memory_costs_no_label_map(
     loaded.clear()
     assert run_case(bundle, tmp_path)[1] == found
     assert report["cases"][0]["agreement"] is None
-    assert "not enough memory to load the second network" in report["warnings"][0]
+    assert f"the second network cannot be loaded ({reason})" in report["warnings"][0]
 
 
 def test_the_twin_never_makes_the_grid_coarser() -> None:

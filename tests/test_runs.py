@@ -18,6 +18,7 @@ from app.machine_limits import MemoryLimit
 from app.memory_terms import NetworkMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan
+from app.preprocessing import preprocess
 from app.progress import SilentProgress
 from app.reading import Description, Reader, can_be_read_ahead, describe
 from app.report import RunRecord, StageClock
@@ -190,6 +191,28 @@ def test_a_case_that_finds_no_memory_is_tried_again_without_the_next_one(
         ["read a", "read b", "read a", "read b"],
         ["read a", "read a", "read b"],  # the thread had not begun when it was called off
     )
+
+
+def test_the_second_attempt_begins_without_what_the_first_one_held(
+    plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[weakref.ref[Float32Array]] = []
+    held: list[bool] = []
+
+    def traced_preprocess(*arguments: Any) -> Any:
+        held.extend(image() is not None for image in images)
+        image, record = preprocess(*arguments)
+        images.append(weakref.ref(image))
+        return image, record
+
+    def predict(tile: Float32Array) -> Float32Array:
+        if len(images) == 1:
+            raise MemoryError
+        return air(tile)
+
+    monkeypatch.setattr(pipeline, "preprocess", traced_preprocess)
+    segmented(cases_in(tmp_path, "ab"), NetworkSources(NetworkSource(plan, lambda: (Oracle(predict), ()))))
+    assert (len(images), held) == (3, [False] * 3)
 
 
 def test_no_thread_for_reading_ahead_costs_no_label_map(

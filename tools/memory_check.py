@@ -162,6 +162,8 @@ def _measure(arguments: argparse.Namespace) -> Comparison:
         cases = [single_case(scan, Path(folder) / f"{index}.nii.gz") for index, scan in enumerate(arguments.scans)]
         run(cases, sources, options, SilentProgress(), record)
     measured_mib = peak_memory_mib()
+    if measured_mib is None:
+        raise SystemExit("this kernel does not tell the peak memory of a process (VmHWM in /proc/self/status)")
     needs = []
     for done in record.cases:
         if not (done.memory and done.shape_zyx and done.network_shape_zyx):

@@ -96,10 +96,7 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     logits are held twice beside one map. Larger maps are cut into slabs in float32: of 112 x 160 x 128 voxels of 32
     features, 280 MiB, and 14 logits 599 MiB; and many weights are stored once.
     """
-    cuda = device == "cuda" or (device == "auto" and backend != "openvino" and nvidia_device_present())
-    order = _CUDA_ORDER if cuda else _CPU_ORDER
-    names = order if backend == "auto" else (backend,)
-    name = next((name for name in names if find_spec(_MODULES[name]) is not None), names[0])
+    name = _expected_backend(backend, device)
     footprint, plan = _FOOTPRINTS[name], bundle.plan
     file = bundle.folder / ONNX_FILE
     file_bytes = file.stat().st_size if file.exists() else 0  # loading will say that it is missing
@@ -114,6 +111,21 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
         weights_bytes=int(footprint.file_copies * file_bytes),
         running_bytes=max(int(footprint.maps * map_bytes) + logits_bytes, map_bytes + 2 * logits_bytes),
     )
+
+
+def _expected_backend(backend: Backend, device: Device) -> str:
+    """What ``create_predictor`` will come to: a driver is not asked, but what is installed is looked at."""
+    if device == "cuda" or (device == "auto" and nvidia_device_present()):
+        able = {"onnxruntime": has_cuda_provider(), "torch": _is_installed("torch")}
+        for name in _CUDA_ORDER:
+            if backend in ("auto", name) and able[name]:
+                return name
+    names = _CPU_ORDER if backend == "auto" else (backend,)
+    return next(filter(_is_installed, names), names[0])
+
+
+def _is_installed(name: str) -> bool:
+    return find_spec(_MODULES[name]) is not None
 
 
 def _of_large_network(footprint: _Footprint, map_bytes: int, file_bytes: int, dimensions: int) -> _Footprint:
@@ -138,7 +150,7 @@ def _create_on(
     candidates = order if backend == "auto" else (backend,)
     if candidates[0] not in order:
         raise DeviceError(f"backend {backend} does not run on {device}; choose --backend {' or '.join(order)}")
-    installed = [name for name in candidates if find_spec(_MODULES[name]) is not None]
+    installed = [name for name in candidates if _is_installed(name)]
     if not installed:
         raise DeviceError(f"backend {' or '.join(candidates)} is not installed; install it or choose another --backend")
     reasons = []

@@ -48,6 +48,8 @@ class OpenVinoPredictor:
             raise BundleError(f"{source}: expected a network with one input and one output of fixed shape")
         check_network_shapes(bundle.plan, list(model.input().shape), list(model.output().shape), source)
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+        config["ENABLE_CPU_PINNING"] = "NO"  # fewer threads than processors are all pinned to the first ones: two
+        # containers of one processor each shared one
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         self.precision = precision
