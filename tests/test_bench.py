@@ -46,7 +46,7 @@ def test_quick_is_one_small_scan_without_peers() -> None:
         "window-fp32",
         "app-fp32-fastest",
         "app-fp32-normal",
-        "app-fp32-fastest-shipped",
+        "app-fp32-normal-shipped",
     ]
 
 
@@ -61,7 +61,7 @@ def test_rows_are_named_by_beginning_or_pattern_and_bring_their_windows() -> Non
         "default/ct_001/window-bf16",
         "default/ct_001/app-bf16-fastest",
         "default/ct_001/app-bf16-normal",
-        "default/ct_001/app-bf16-fastest-shipped",
+        "default/ct_001/app-bf16-normal-shipped",
         "paper/ct_001/v2",
     ]
     assert len(rows.select_rows(found, ["default/ct_006"])) == 10
@@ -271,7 +271,7 @@ def test_floor_is_windows_times_bare_window_of_the_same_round() -> None:
 def test_normal_against_fastest_and_memory() -> None:
     fast, slow = (Row("ct_001", "default", "app", "ct_001", "bf16", mode) for mode in ("fastest", "normal"))
     records = {fast.name: _app_record(fast, [4, 4, 4]), slow.name: _app_record(slow, [5, 6, 7], peak_rss_mib=1600.0)}
-    shipped = replace(fast, crop="bundle")
+    shipped = replace(slow, crop="bundle")
     records[shipped.name] = _app_record(shipped, [3, 3, 3])
     assert _verdict(records, "default bundle, ct_001: wall of normal - fastest in bf16") == (2, "not met")
     assert _verdict(records, "default bundle, ct_001: peak memory in bf16") == (1600.0, "not met")

@@ -124,7 +124,7 @@ def _group(
         Row(scan, network, "app", scan, precision, mode, heavy=heavy) for precision in precisions for mode in modes
     ]
     if network == "default":
-        rows += [Row(scan, network, "app", scan, precision, "fastest", crop="bundle") for precision in precisions]
+        rows += [Row(scan, network, "app", scan, precision, "normal", crop="bundle") for precision in precisions]
     # v2 brings the logits of all classes back to the scan's grid: 14 x 621 x 452 x 480 floats are 7 GiB, and it holds
     # them more than once.
     rows.append(Row(scan, network, "v1", scan, mode="fastest", heavy=heavy))

@@ -232,7 +232,7 @@ def _small_app(name: str, organs: tuple[str, ...], network: NetworkPlan, spacing
         name=name,
         labels=organs,
         orientation="LPS",
-        mode="fastest",
+        mode="normal",
         network=network,
         intensity=IntensityPlan(clip_hu=(-200.0, 300.0), subtract_hu=50.0, divide_hu=110.0),
         spacing=SpacingPlan(

@@ -116,7 +116,7 @@ class Validation:
         assert case.label_path is not None
         volume = read_volume(case.image_path)
         reference = read_volume(case.label_path).voxels.astype(np.uint8)
-        options = Options(mode="fastest", spacing=self._plan.spacing.enforce)
+        options = Options(mode=self._plan.mode, spacing=self._plan.spacing.enforce)
         prediction, _, _ = segment(volume, predictor, self._plan, options)
         scores = score_case(prediction, reference, volume.geometry.spacing_zyx_mm, CORRECTED)
         shown = {organ for label, organ in enumerate(self._plan.labels, start=1) if np.any(reference == label)}
