@@ -48,6 +48,20 @@ def test_an_organ_that_gains_keeps_its_largest_component(folders: tuple[Path, Pa
     assert second.after == pytest.approx(2 * 27 / (35 + 27))
 
 
+def test_an_organ_that_one_case_loses_keeps_all(folders: tuple[Path, Path]) -> None:
+    """``a`` gains 1 - 128 / 188; of organ 1 of ``b``, which lacks a slice, a third would go: it loses 1 - 64 / 80."""
+    predictions, references = folders
+    doubled, cut = reference(), reference()
+    doubled[8:12, 8:11, 5:10] = 1
+    write_scan(predictions / "a.nii.gz", doubled)
+    cut[3, 1:5, 1:5] = 0
+    for folder in folders:
+        write_scan(folder / "b.nii.gz", cut)
+    choice, _ = compare_components(pair_cases(predictions, references).pairs, ("first", "second", "third"))
+    assert choice.after > choice.before
+    assert (choice.losers, choice.taken) == (1, False)
+
+
 def test_the_bundle_learns_it(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = write_tiny_bundle(tmp_path / "bundle")
     predictions, references = folders
@@ -56,7 +70,7 @@ def test_the_bundle_learns_it(folders: tuple[Path, Path], tmp_path: Path, capsys
     assert main(command) == 0
     assert load_bundle(bundle).plan.postprocessing.largest_component == ("first",)
     assert json.loads((bundle / "plan.json").read_text())["postprocessing"]["largest_component"] == ["first"]
-    assert "| first | 2 | 0.9885 | 1.0000 | largest |" in capsys.readouterr().out
+    assert "| first | 2 | 0.9885 | 1.0000 | 0 | largest |" in capsys.readouterr().out
 
 
 def test_other_grids_and_empty_references_are_named(

@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
         "postprocessing",
         help="find out of which organs only the largest component should stay",
         description="Compares label maps of patients that the network has not learnt from with references, with all "
-        "components of an organ and with its largest one, and writes into the bundle which organs gain. Make the label "
-        "maps with the bundle while its postprocessing.largest_component is empty.",
+        "components of an organ and with its largest one, and writes into the bundle which organs gain while no patient "
+        "loses. Make the label maps with the bundle while its postprocessing.largest_component is empty.",
     )
     cleaning.add_argument("bundle", type=Path, metavar="BUNDLE")
     cleaning.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="X.nii.gz")
@@ -201,10 +201,13 @@ def _set_largest_components(arguments: argparse.Namespace) -> int:
 
     found = pair_cases(arguments.predictions, arguments.references).pairs
     pairs = [pair for pair in found if pair.prediction.exists()]
-    print("| organ | cases | DSC, all components | DSC, largest | kept |\n|---|---:|---:|---:|---|")
+    print(
+        "| organ | cases | DSC, all components | DSC, largest | cases that lose | kept |\n|---|---:|---:|---:|---:|---|"
+    )
     for choice in set_largest_components(arguments.bundle, pairs):
         kept = "largest" if choice.taken else "all"
-        print(f"| {choice.organ} | {choice.cases} | {choice.before:.4f} | {choice.after:.4f} | {kept} |")
+        scores = f"{choice.before:.4f} | {choice.after:.4f} | {choice.losers}"
+        print(f"| {choice.organ} | {choice.cases} | {scores} | {kept} |")
     return 0
 
 

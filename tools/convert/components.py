@@ -1,7 +1,8 @@
 """Which organs are one piece: those whose largest component alone agrees better with references, as nnU-Net decides.
 
 nnU-Net v1 (``postprocessing/connected_components.py``) compares the mean DSC of a class over its validation cases
-with and without its other components, class by class.
+with and without its other components, class by class. Here no case may lose, either: cases are few, and what is thrown
+away of an organ that a field of view or thick slices cut in two is most of it.
 """
 
 from collections.abc import Sequence
@@ -28,17 +29,19 @@ class Choice:
     Attributes:
         cases: whose reference shows it.
         before, after: mean DSC over these cases, of all components and of the largest one.
+        losers: cases whose DSC is lower with the largest one alone.
     """
 
     organ: str
     cases: int
     before: float
     after: float
+    losers: int
 
     @property
     def taken(self) -> bool:
         """Whether only the largest component is to stay; equal means no."""
-        return self.after > self.before
+        return self.after > self.before and not self.losers
 
 
 def compare_components(pairs: Sequence[CasePair], labels: tuple[str, ...]) -> list[Choice]:
@@ -62,7 +65,13 @@ def compare_components(pairs: Sequence[CasePair], labels: tuple[str, ...]) -> li
                 before, after = (dice(kept == label, shown) or 0.0 for kept in (found.labels, largest))
                 scores[organ].append((before, after))
     return [
-        Choice(organ, len(found), *(float(np.mean(side)) for side in zip(*found, strict=True)))
+        Choice(
+            organ,
+            cases=len(found),
+            before=float(np.mean([before for before, _ in found])),
+            after=float(np.mean([after for _, after in found])),
+            losers=sum(after < before for before, after in found),
+        )
         for organ, found in scores.items()
         if found
     ]
