@@ -26,7 +26,7 @@ from tools.train.cache import STEP, CaseCache, open_cache
 from tools.train.cache_writing import content_box, pick_foreground, write_case
 from tools.train.fingerprint import read_fingerprint
 from tools.train.labels import resample_label_map
-from tools.train.planning import read_train_plan, write_train_plan
+from tools.train.planning import PLAN_FILE, read_train_plan, write_train_plan
 from tools.train.presets import make_plan
 
 SHAPE = (24, 40, 36)
@@ -113,7 +113,7 @@ def test_cache_holds_what_inference_feeds_the_network(tmp_path: Path) -> None:
         nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels.T), affine), tmp_path / "data" / name)
     run(tmp_path / "data", tmp_path / "cache")
     (case,) = open_cache(tmp_path / "cache")
-    plan = read_train_plan(tmp_path / "cache" / prepare.PLAN_FILE).app
+    plan = read_train_plan(tmp_path / "cache" / PLAN_FILE).app
     expected, _ = preprocess(read_volume(tmp_path / "data" / "images/a_0000.nii.gz"), plan, plan.spacing.enforce)
     image, cached = grid(case)
     np.testing.assert_allclose(image, expected, atol=STEP / 2 + 1e-6)
@@ -159,7 +159,7 @@ def test_cropping_only_takes_padding() -> None:
 
 def test_slices_are_stored_for_2d_networks(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "cache", preset="paper-2d")
-    plan = read_train_plan(tmp_path / "cache" / prepare.PLAN_FILE).app
+    plan = read_train_plan(tmp_path / "cache" / PLAN_FILE).app
     case = open_cache(tmp_path / "cache", plan=plan)[0]
     expected, _ = preprocess(read_volume(data / "imagesTr/a_0000.nii.gz"), plan, "off")
     image, _ = grid(case, fill=0.0)  # nnU-Net pads with the mean

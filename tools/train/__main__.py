@@ -69,8 +69,8 @@ def _settings(arguments: argparse.Namespace, trainer: "TrainerOptions") -> "Sett
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from tools.train.planning import read_train_plan
-    from tools.train.settings import PLAN_FILE, read_settings
+    from tools.train.planning import PLAN_FILE, read_train_plan
+    from tools.train.settings import read_settings
 
     plan = read_train_plan(arguments.out / PLAN_FILE)
     settings = read_settings(arguments.out)

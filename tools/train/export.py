@@ -13,8 +13,7 @@ from app.plan import Plan
 from tools.convert.bundles import write_bundle
 from tools.convert.twins import remove_twin
 from tools.train.checkpoint import load_checkpoint
-from tools.train.planning import TrainPlan, changed, read_train_plan
-from tools.train.settings import PLAN_FILE
+from tools.train.planning import PLAN_FILE, TrainPlan, changed, read_train_plan
 
 Choice = Literal["1", "2", "both"]
 

@@ -17,8 +17,8 @@ from app.atomic_files import atomic_file
 from app.errors import AppError, UsageError
 from tools.train.cache import open_cache
 from tools.train.checkpoint import load_checkpoint, save_checkpoint
-from tools.train.planning import parse_train_plan, preprocessing_digest, read_train_plan
-from tools.train.settings import PLAN_FILE, Settings, read_settings, start_folder
+from tools.train.planning import PLAN_FILE, parse_train_plan, preprocessing_digest, read_train_plan
+from tools.train.settings import Settings, read_settings, start_folder
 from tools.train.trainer import TrainerOptions, steps_to_full_decay
 from tools.train.training_log import LOG_FILE
 

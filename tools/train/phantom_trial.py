@@ -24,8 +24,7 @@ from tools.phantom import write_phantoms
 from tools.train.cases import find_training_cases
 from tools.train.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from tools.train.fit import tune_process
-from tools.train.planning import read_train_plan
-from tools.train.settings import PLAN_FILE
+from tools.train.planning import PLAN_FILE, read_train_plan
 from tools.train.validation import Validation
 
 SCHEMA_VERSION = 1

@@ -19,6 +19,8 @@ from app.plan import Plan, SpacingKind
 from app.volume import Shape
 from tools.train.augmentation import AugmentationPlan
 
+PLAN_FILE = "train_plan.json"  # in a cache and in a training
+
 
 @dataclass(frozen=True)
 class TrainPlan:

@@ -33,13 +33,19 @@ from tools.train.checks import (
 )
 from tools.train.fingerprint import pool, read_fingerprint, write_fingerprint
 from tools.train.labels import resample_label_map
-from tools.train.planning import TrainPlan, preprocessing_digest, read_train_plan, training_spacing, write_train_plan
+from tools.train.planning import (
+    PLAN_FILE,
+    TrainPlan,
+    preprocessing_digest,
+    read_train_plan,
+    training_spacing,
+    write_train_plan,
+)
 from tools.train.presets import PRESETS, make_plan
 from tools.train.processes import each_case
 
 logger = logging.getLogger(__name__)
 
-PLAN_FILE = "train_plan.json"
 FINGERPRINT_FILE = "fingerprint.json"
 _CHECKS = "checks"
 

@@ -11,11 +11,10 @@ from app.cases import prepare_output_folder
 from app.errors import AppError, UsageError
 from app.json_values import build_value
 from tools.train.checkpoint import CHECKPOINT_FILE
-from tools.train.planning import TrainPlan, write_train_plan
+from tools.train.planning import PLAN_FILE, TrainPlan, write_train_plan
 from tools.train.trainer import TrainerOptions
 from tools.train.training_log import LOG_FILE
 
-PLAN_FILE = "train_plan.json"
 OPTIONS_FILE = "options.json"
 
 
