@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
         "postprocessing",
         help="find out of which organs only the largest component should stay",
         description="Compares label maps of patients that the network has not learnt from with references, with all "
-        "components of an organ and with its largest one, and writes into the bundle which organs gain while no patient "
-        "loses. Make the label maps with the bundle while its postprocessing.largest_component is empty.",
+        "components of an organ and with its largest one, and writes into the bundle which organs gain while no "
+        "patient loses. Make the label maps with the bundle while its postprocessing.largest_component is empty.",
     )
     cleaning.add_argument("bundle", type=Path, metavar="BUNDLE")
     cleaning.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="X.nii.gz")
