@@ -242,7 +242,7 @@ def test_compact_3d_is_the_bootstrap_network() -> None:
     plan = make_plan("compact-3d")
     assert parameters(plan) == 5_650_960
     assert plan.app.spacing.target_zyx_mm == (2.5, 2.0, 2.0)
-    assert (plan.train_patch_size, plan.app.sliding_window.patch_size) == ((64, 96, 96), (64, 96, 96))
+    assert (plan.train_patch_size, plan.app.sliding_window.patch_size) == ((64, 96, 96), (80, 128, 192))
     assert plan.app.sliding_window.mirror_axes == ()
     assert plan.app.intensity.normalised(-1024) == pytest.approx(-2.2727273)
 
