@@ -203,12 +203,19 @@ class PostprocessingPlan:
     """Clean-up of the label map, by organ name.
 
     Attributes:
-        largest_component: organs of which only the largest connected component stays.
+        largest_component: organs of which only the largest connected component stays, and those of nearly its size.
+        smallest_share: what such another one needs of the largest one's voxels; 1: only the largest stays (nnU-Net).
+            A pancreas may lie in two parts in a scan: at 0.1 both stay, specks go.
         minimum_volume_ml: components of these organs that are smaller go.
     """
 
     largest_component: tuple[str, ...] = ()
+    smallest_share: float = 1.0
     minimum_volume_ml: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest_share <= 1:
+            raise ValueError(f"smallest_share is {self.smallest_share}; expected a part of the largest, above 0 to 1")
 
 
 @dataclass(frozen=True)

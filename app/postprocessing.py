@@ -28,7 +28,8 @@ def postprocess(
         keep[own] = components.voxels[own] * voxel_volume_ml >= plan.minimum_volume_ml.get(organ, 0.0)
         if organ in plan.largest_component:
             largest = own[np.argmax(components.voxels[own])]  # of equal ones the first
-            keep[own[own != largest]] = False
+            small = components.voxels[own] < plan.smallest_share * components.voxels[largest]
+            keep[own[small if plan.smallest_share < 1 else own != largest]] = False
     components.erase(label_map, ~keep)
     return label_map
 

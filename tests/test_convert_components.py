@@ -41,7 +41,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_an_organ_that_gains_keeps_its_largest_component(folders: tuple[Path, Path]) -> None:
-    first, second = compare_components(pair_cases(*folders).pairs, ("first", "second", "third"))
+    first, second = compare_components(pair_cases(*folders).pairs, ("first", "second", "third"), 1.0)
     assert (first.organ, first.cases, first.after, first.taken) == ("first", 2, 1.0, True)
     assert first.before == pytest.approx((2 * 64 / (64 + 67) + 1) / 2)
     assert (second.organ, second.before, second.taken) == ("second", 1.0, False)
@@ -57,9 +57,21 @@ def test_an_organ_that_one_case_loses_keeps_all(folders: tuple[Path, Path]) -> N
     cut[3, 1:5, 1:5] = 0
     for folder in folders:
         write_scan(folder / "b.nii.gz", cut)
-    choice, _ = compare_components(pair_cases(predictions, references).pairs, ("first", "second", "third"))
+    choice, _ = compare_components(pair_cases(predictions, references).pairs, ("first", "second", "third"), 1.0)
     assert choice.after > choice.before
     assert (choice.losers, choice.taken) == (1, False)
+
+
+def test_large_components_may_stay(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of organ 1 the speck has 3 voxels of 64, of organ 2 the smaller part 8 of 27."""
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    command = ["postprocessing", str(bundle), "--predictions", str(folders[0]), "--references", str(folders[1])]
+    for share, organs in ((0.04, ()), (0.2, ("first",))):
+        assert main([*command, "--smallest-share", str(share)]) == 0
+        found = load_bundle(bundle).plan.postprocessing
+        assert (found.largest_component, found.smallest_share) == (organs, share)
+    _, second = compare_components(pair_cases(*folders).pairs, ("first", "second", "third"), 0.2)
+    assert second.after == 1.0
 
 
 def test_the_bundle_learns_it(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,15 @@ def test_components_below_the_minimum_volume_go(voxel_ml: float, spleen_voxels: 
     assert np.count_nonzero(found == 3) == 1
 
 
+@pytest.mark.parametrize(("share", "liver", "spleen"), [(0.3, 6, 4), (0.5, 6, 3), (0.51, 4, 3), (1.0, 4, 3)])
+def test_large_components_stay_with_the_largest(share: float, liver: int, spleen: int) -> None:
+    """Liver of 4 and 2 voxels, spleen of 3 and 1."""
+    plan = PostprocessingPlan(largest_component=("liver", "spleen"), smallest_share=share)
+    found = postprocess(drawn(), LABELS, plan, 1.0)
+    assert np.count_nonzero(found == 1) == liver
+    assert np.count_nonzero(found == 2) == spleen
+
+
 def test_both_rules_together() -> None:
     plan = PostprocessingPlan(largest_component=("liver", "spleen"), minimum_volume_ml={"liver": 5.0})
     found = postprocess(drawn(), LABELS, plan, 1.0)

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cleaning = commands.add_parser(
         "postprocessing",
-        help="find out of which organs only the largest component should stay",
+        help="find out of which organs only the largest component, or the large ones, should stay",
         description="Compares label maps of patients that the network has not learnt from with references, with all "
         "components of an organ and with its largest one, and writes into the bundle which organs gain while no "
         "patient loses. Make the label maps with the bundle while its postprocessing.largest_component is empty.",
@@ -83,6 +83,14 @@ def build_parser() -> argparse.ArgumentParser:
     cleaning.add_argument("bundle", type=Path, metavar="BUNDLE")
     cleaning.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="X.nii.gz")
     cleaning.add_argument("--references", type=Path, required=True, metavar="DIR", help="X.nii.gz of the same patients")
+    cleaning.add_argument(
+        "--smallest-share",
+        type=float,
+        default=1.0,
+        metavar="PART",
+        help="keep components of at least this part of the largest one's voxels, too (default: 1, the largest alone, "
+        "as nnU-Net; 0.1 spares an organ that lies in two parts)",
+    )
     twin = commands.add_parser("twin", help="copy a second network into a bundle, for the app's --uncertainty")
     twin.add_argument("bundle", type=Path, metavar="BUNDLE")
     twin.add_argument("source", type=Path, metavar="BUNDLE2", help="same plan, other weights: another fold, a sibling")
@@ -201,11 +209,11 @@ def _set_largest_components(arguments: argparse.Namespace) -> int:
 
     found = pair_cases(arguments.predictions, arguments.references).pairs
     pairs = [pair for pair in found if pair.prediction.exists()]
-    print(
-        "| organ | cases | DSC, all components | DSC, largest | cases that lose | kept |\n|---|---:|---:|---:|---:|---|"
-    )
-    for choice in set_largest_components(arguments.bundle, pairs):
-        kept = "largest" if choice.taken else "all"
+    kept_if_taken = "largest" if arguments.smallest_share == 1 else "large"
+    print(f"| organ | cases | DSC, all components | DSC, {kept_if_taken} | cases that lose | kept |")
+    print("|---|---:|---:|---:|---:|---|")
+    for choice in set_largest_components(arguments.bundle, pairs, arguments.smallest_share):
+        kept = kept_if_taken if choice.taken else "all"
         scores = f"{choice.before:.4f} | {choice.after:.4f} | {choice.losers}"
         print(f"| {choice.organ} | {choice.cases} | {scores} | {kept} |")
     return 0

@@ -28,8 +28,8 @@ class Choice:
 
     Attributes:
         cases: whose reference shows it.
-        before, after: mean DSC over these cases, of all components and of the largest one.
-        losers: cases whose DSC is lower with the largest one alone.
+        before, after: mean DSC over these cases, of all components and of the large ones.
+        losers: cases whose DSC is lower with the large ones alone.
     """
 
     organ: str
@@ -40,18 +40,18 @@ class Choice:
 
     @property
     def taken(self) -> bool:
-        """Whether only the largest component is to stay; equal means no."""
+        """Whether only the large components are to stay; equal means no."""
         return self.after > self.before and not self.losers
 
 
-def compare_components(pairs: Sequence[CasePair], labels: tuple[str, ...]) -> list[Choice]:
-    """The organs that a reference shows, in the order of the labels.
+def compare_components(pairs: Sequence[CasePair], labels: tuple[str, ...], smallest_share: float) -> list[Choice]:
+    """The organs that a reference shows, in the order of the labels; ``smallest_share`` as in the plan.
 
     Raises:
         CaseError: a label map is missing or unusable, or the two of a case lie on different grids.
     """
     scores: dict[str, list[tuple[float, float]]] = {organ: [] for organ in labels}
-    everything = PostprocessingPlan(largest_component=labels)
+    everything = PostprocessingPlan(largest_component=labels, smallest_share=smallest_share)
     for pair in pairs:
         if pair.refusal:
             raise CaseError(pair.refusal)
@@ -77,8 +77,8 @@ def compare_components(pairs: Sequence[CasePair], labels: tuple[str, ...]) -> li
     ]
 
 
-def set_largest_components(folder: Path, pairs: Sequence[CasePair]) -> list[Choice]:
-    """Sets ``postprocessing.largest_component`` of a bundle to what helps these cases; returns the comparison.
+def set_largest_components(folder: Path, pairs: Sequence[CasePair], smallest_share: float) -> list[Choice]:
+    """Sets ``postprocessing`` of a bundle to the organs for which it helps these cases; returns the comparison.
 
     Raises:
         CaseError: see ``compare_components``.
@@ -86,9 +86,10 @@ def set_largest_components(folder: Path, pairs: Sequence[CasePair]) -> list[Choi
         BundleError: the bundle is altered.
     """
     plan = load_bundle(folder).plan
-    choices = compare_components(pairs, plan.labels)
+    choices = compare_components(pairs, plan.labels, smallest_share)
     if not choices:
         raise UsageError("the references show no organ; expected the label maps of held-out patients")
     taken = tuple(choice.organ for choice in choices if choice.taken)
-    change_plan(folder, postprocessing=replace(plan.postprocessing, largest_component=taken))
+    chosen = replace(plan.postprocessing, largest_component=taken, smallest_share=smallest_share)
+    change_plan(folder, postprocessing=chosen)
     return choices
