@@ -371,10 +371,10 @@ def test_the_network_counts_from_what_was_held_before_it() -> None:
 
 
 def test_the_default_network_in_single_precision_takes_what_was_measured(default_bundle: Path) -> None:
-    """RSS of OpenVINO 2026.4: 125 MiB to load, 249 MiB with the first window."""
+    """RSS of OpenVINO 2026.4: 127 MiB to load, 458 MiB with the first window."""
     expected = expected_memory(load_bundle(default_bundle), "openvino", "cpu", "fp32")
-    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(125, rel=0.05)
-    assert expected.running_bytes / MIB == pytest.approx(249, rel=0.05)
+    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(127, rel=0.05)
+    assert expected.running_bytes / MIB == pytest.approx(458, rel=0.05)
 
 
 def test_a_large_network_in_single_precision_takes_what_was_measured(default_bundle: Path, tmp_path: Path) -> None:
