@@ -99,7 +99,7 @@ def test_v2_names_and_the_biases_that_we_do_not_have(trained: tuple[Plan, Weight
 def test_v1_plans_of_the_default_network(trained: tuple[Plan, Weights]) -> None:
     plans = v1_plans(trained[0])
     stage = plans["plans_per_stage"]["0"]
-    assert stage["patch_size"] == [64, 128, 128]
+    assert stage["patch_size"] == [80, 128, 192]
     assert stage["pool_op_kernel_sizes"] == [[2, 2, 2]] * 4
     assert stage["conv_kernel_sizes"] == [[3, 3, 3]] * 5
     assert stage["num_pool_per_axis"] == [4, 4, 4]
