@@ -14,7 +14,7 @@ import numpy.typing as npt
 from app.volume import LabelArray, Shape
 
 _VOXELS_AT_ONCE = 2**22
-RUN_BYTES = 120  # start, stop, label and component of a run, and its edges to two other rows, once more as a graph
+RUN_BYTES = 120  # start, stop, label and component of a run, and its pairs with runs of two other rows while they form
 
 Int64Array = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -22,7 +22,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Components:
-    """Face-connected voxels (6-connectivity) of one label.
+    """Connected voxels of one label: by faces (6-connectivity) unless ``diagonal`` was asked for.
 
     Attributes:
         label: uint8 (components,), in the order of their first voxels.

@@ -203,7 +203,7 @@ class PostprocessingPlan:
     """Clean-up of the label map, by organ name.
 
     Attributes:
-        largest_component: organs of which only the largest connected component stays, and those of nearly its size.
+        largest_component: organs of which only the largest connected component stays, and others of some size.
         smallest_share: what such another one needs of the largest one's voxels; 1: only the largest stays (nnU-Net).
             A pancreas may lie in two parts in a scan: at 0.1 both stay, specks go.
         minimum_volume_ml: components of these organs that are smaller go.

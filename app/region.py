@@ -120,12 +120,16 @@ def _fill_windows(box: Box, oriented: Geometry, plan: Plan, kind: SpacingKind) -
     for axis, side in enumerate(box):
         covered = _covered(grid.shape_zyx[axis], axis, plan.sliding_window)
         wanted = max(shape[axis], floor(covered * grid.target_zyx_mm[axis] / grid.source_zyx_mm[axis]))
-        while wanted > shape[axis] and grid_of(_with_length(shape, axis, wanted)).shape_zyx[axis] > covered:
-            wanted -= 1  # a length is rounded to whole voxels of the grid
+        while wanted > shape[axis] and not _is_as_good(grid_of(_with_length(shape, axis, wanted)), grid, axis, covered):
+            wanted -= 1  # a length is rounded to whole voxels of the grid, a long one makes the grid coarser
         start = side.start - (wanted - shape[axis]) // 2
         start = max(0, min(start, oriented.shape_zyx[axis] - wanted))
         sides.append(slice(start, min(oriented.shape_zyx[axis], start + wanted)))
     return _box(sides)
+
+
+def _is_as_good(grid: NetworkGrid, wanted: NetworkGrid, axis: int, covered: int) -> bool:
+    return grid.shape_zyx[axis] <= covered and grid.target_zyx_mm[axis] <= wanted.target_zyx_mm[axis]
 
 
 def _with_length(shape: Shape, axis: int, length: int) -> Shape:

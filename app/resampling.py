@@ -57,6 +57,12 @@ def _between_neighbours(n_in: int, n_out: int, order: int) -> npt.NDArray[np.flo
     return matrix
 
 
+def load_splines(order: int) -> None:
+    """Imports what an order above 1 needs (20 MiB), so that a prediction of memory sees it."""
+    if order > 1:
+        import scipy.ndimage  # noqa: F401
+
+
 def _zoomed_impulses(n_in: int, n_out: int, order: int) -> npt.NDArray[np.float64]:
     from scipy import ndimage
 
@@ -100,7 +106,8 @@ def resample(
     """float32 (z, y, x): ``voxels`` interpolated to ``shape_zyx``.
 
     Works slab by slab along z: each slab alone becomes float, is shrunk in x and y, and adds its share to
-    all output slices that it reaches. Peak memory is the result, one slab and the input as it came.
+    all output slices that it reaches. Peak memory is the result, one slab and the input as it came; of a grid so coarse
+    that it uses an eighth of the input at most, those voxels besides.
 
     Args:
         voxels: (z, y, x) of any real type and memory order.

@@ -20,6 +20,7 @@ from app.postprocessing import organ_volumes_ml
 from app.progress import Progress
 from app.reading import Reader, can_be_read_ahead, describe, read
 from app.report import CaseRecord, RunRecord, StageClock
+from app.resampling import load_splines
 from app.sliding_window import count_windows
 from app.sources import NetworkSources
 from app.volume_io import write_label_map
@@ -70,6 +71,9 @@ class _Runner:
         self, cases: Sequence[Case], sources: NetworkSources, options: Options, progress: Progress, record: RunRecord
     ) -> None:
         self._sources, self._options, self._progress = sources, options, progress
+        for source in (sources.segmenter, sources.locator):
+            if source:
+                load_splines(source.plan.interpolation.image_order)
         self._fitter = Fitter(sources, options)
         self._followers = dict(pairwise(cases))
         self.networks, self.scans = Networks(sources, record), Reader()

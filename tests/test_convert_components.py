@@ -70,6 +70,8 @@ def test_large_components_may_stay(folders: tuple[Path, Path], tmp_path: Path) -
         assert main([*command, "--smallest-share", str(share)]) == 0
         found = load_bundle(bundle).plan.postprocessing
         assert (found.largest_component, found.smallest_share) == (organs, share)
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--smallest-share", "0"])
     _, second = compare_components(pair_cases(*folders).pairs, ("first", "second", "third"), 0.2)
     assert second.after == 1.0
 

@@ -166,6 +166,16 @@ def test_a_rounded_grid_costs_no_further_window_either() -> None:
     assert sizes(box)[0] == (20, 72)
 
 
+def test_a_box_is_not_enlarged_where_that_makes_the_grid_coarser() -> None:
+    """60 slices of 2 mm on a grid of at most 40: 3 mm. Windows of 16, 8 apart, could cover 40 to 48 of them."""
+    voxels = np.full((100, 8, 8), -100, dtype=np.int16)
+    voxels[20:80] = 200
+    used = plan(patch=(16, 8, 8), margin_mm=0)
+    used = replace(used, spacing=replace(used.spacing, largest_grid_zyx=(39, 400, 400)))
+    box = find_region(scan(voxels, (2.0, 2.0, 2.0)), used, "organs", "resample", locator(spacing_mm=2.0))
+    assert sizes(box)[0] == (20, 80)
+
+
 @pytest.mark.parametrize("crop", ["body", "organs"])
 def test_a_plan_with_a_crop_or_order_of_its_own_is_not_cropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, crop: str

@@ -1,5 +1,8 @@
 """The matrices against skimage's and scipy's own interpolation."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,6 +40,16 @@ def test_weights_that_are_written_down_are_scipys_to_the_bit(n_in: int, n_out: i
     zoomed = [ndimage.zoom(line, n_out / n_in, order=order, mode="nearest", grid_mode=True) for line in np.eye(n_in)]
     expected = np.stack(zoomed, axis=1).astype(np.float32)
     assert np.array_equal(interpolation_matrix(n_in, n_out, order), expected)
+
+
+@pytest.mark.parametrize(("order", "loaded"), [(0, False), (1, False), (3, True)])
+def test_scipy_is_loaded_for_splines_alone_and_ahead(order: int, loaded: bool) -> None:
+    script = (
+        f"import sys; from app.resampling import load_splines; load_splines({order}); "
+        "print('scipy.ndimage' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(loaded)
 
 
 def test_a_coarse_grid_picks_the_voxels_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:

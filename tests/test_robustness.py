@@ -1,5 +1,6 @@
 """Robustness and quality: a network that is an oracle on phantoms, so that every number of the tables is known."""
 
+import hashlib
 import json
 import shlex
 from dataclasses import replace
@@ -306,7 +307,9 @@ def test_the_default_networks_card_shows_its_twins_recorded_run(default_bundle: 
         for folder in ("held_out", "learnt")
     )
     assert markdown(held_out).rstrip() in (default_bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert held_out["bundle"]["name"] == "compact-3d-twin"
+    plan = (default_bundle / "plan.json").read_text(encoding="utf-8")
+    plan_of_twin = plan.replace('"name": "compact-3d"', '"name": "compact-3d-twin"')
+    assert held_out["bundle"]["plan.json"] == hashlib.sha256(plan_of_twin.encode()).hexdigest()
     assert learnt["bundle"]["network.onnx"] == load_bundle(default_bundle).sha256["network.onnx"]
     assert markdown(learnt) == (records / "learnt" / "robustness.md").read_text(encoding="utf-8")
 

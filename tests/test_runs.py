@@ -1,5 +1,6 @@
 """Many cases: what overlaps, what one case may do to the next, and what is let go."""
 
+import json
 import threading
 import time
 import weakref
@@ -412,3 +413,9 @@ def test_the_sources_add_up(plan: Plan) -> None:
     sources = NetworkSources(source(100, 20, 300), source(100, 2, 30), source(100, 20, 300))
     assert sources.memory() == NetworkMemory(100, 22, 330)
     assert sources.memory(with_twin=True) == NetworkMemory(100, 42, 630)
+
+
+def test_a_kernel_that_does_not_tell_the_peak_costs_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path, *_, **__: "Name:\tpython\nVmRSS:\t  1000 kB\n")
+    RunRecord(options={}).write(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_bytes())["peak_memory_mib"] is None

@@ -91,10 +91,10 @@ def network_source(
 def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision: Precision) -> NetworkMemory:
     """What the network will add to this process, estimated before it is loaded.
 
-    A U-Net's peak is at its full resolution: 64 x 128 x 128 voxels of 16 features in float32 are 64 MiB; OpenVINO holds
-    three such maps and 14 logits, 248 MiB. In bf16 the maps take half, the logits do not: 152 MiB. Of many classes, the
-    logits are held twice beside one map. Larger maps are cut into slabs in float32: of 112 x 160 x 128 voxels of 32
-    features, 280 MiB, and 14 logits 599 MiB; and many weights are stored once.
+    A U-Net's peak is at its full resolution: 80 x 128 x 192 voxels of 16 features in float32 are 120 MiB; OpenVINO
+    holds three such maps and 14 logits, 465 MiB. In bf16 the maps take half, the logits do not: 285 MiB. Of many
+    classes, the logits are held twice beside one map. Larger maps are cut into slabs in float32: of 112 x 160 x 128
+    voxels of 32 features, 280 MiB, and 14 logits 599 MiB; and many weights are stored once.
     """
     name = _expected_backend(backend, device)
     footprint, plan = _FOOTPRINTS[name], bundle.plan

@@ -114,7 +114,8 @@ def _memory(rows: Rows) -> list[Target]:
         settings = ("fastest", "normal", f"normal{SHIPPED}")
         names = tuple(f"default/ct_001/app-{precision}-{setting}" for setting in settings)
         medians = [
-            middle(max(run["peak_rss_mib"], run["app_peak_mib"]) for run in good_runs(rows.get(name))) for name in names
+            middle(max(run["peak_rss_mib"], run["app_peak_mib"] or 0) for run in good_runs(rows.get(name)))
+            for name in names
         ]
         value = max(found for found in medians if found is not None) if None not in medians else None
         targets.append(Target(f"default bundle, ct_001: peak memory in {precision}", 1536.0, "MiB", value, names))

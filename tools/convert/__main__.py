@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     cleaning.add_argument("--references", type=Path, required=True, metavar="DIR", help="X.nii.gz of the same patients")
     cleaning.add_argument(
         "--smallest-share",
-        type=float,
+        type=_share,
         default=1.0,
         metavar="PART",
         help="keep components of at least this part of the largest one's voxels, too (default: 1, the largest alone, "
@@ -201,6 +201,13 @@ def _set_shortcuts(arguments: argparse.Namespace) -> int:
     found = set_shortcuts(arguments.bundle, *wanted)
     print(f"{arguments.bundle / 'plan.json'}: {found}")
     return 0
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a part, above 0 to 1")
+    return share
 
 
 def _set_largest_components(arguments: argparse.Namespace) -> int:

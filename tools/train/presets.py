@@ -145,8 +145,8 @@ def _compact_3d(organs: tuple[str, ...]) -> TrainPlan:
         kernel_sizes=((3, 3, 3),) * 5,
     )
     app = _small_app("compact-3d", organs, network, (2.5, 2.0, 2.0))
-    # Windows as wide and deep as an abdomen (a locator's box): two of them, one above the other, in place of 12 to 18
-    # of the training's patches, half the voxels and no worse labels (weights/training/comparisons/serving.md).
+    # Windows as wide and deep as an abdomen (a locator's box): one or two of them in place of 8 to 18 of the
+    # training's patches, half the voxels and no worse labels (weights/training/comparisons/serving.md).
     windows = replace(app.sliding_window, patch_size=(80, 128, 192))
     return TrainPlan(
         app=replace(app, sliding_window=windows),
@@ -154,7 +154,7 @@ def _compact_3d(organs: tuple[str, ...]) -> TrainPlan:
         labelled_batch=2,
         unlabelled_batch=1,
         epochs=60,
-        iterations_per_epoch=50,  # a minute
+        iterations_per_epoch=50,
         learning_rate=1e-3,
         weight_decay=0.01,
         momentum=0.9,
