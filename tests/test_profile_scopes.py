@@ -95,6 +95,16 @@ def test_container_by_version_1(tmp_path: Path) -> None:
     assert scope.read() == Usage(200.0, 1.5)
 
 
+def test_container_that_has_entered_one_group_of_version_1_is_not_the_machine(tmp_path: Path) -> None:
+    scope = container_scope(tmp_path, MOUNTS_V1, f"12:cpu,cpuacct:/docker/{CONTAINER_ID}\n5:memory:/\n0::/\n")
+    write(tmp_path / "sys/fs/cgroup/memory/memory.usage_in_bytes", str(3000 * 2**20))
+    write(tmp_path / f"sys/fs/cgroup/cpu,cpuacct/docker/{CONTAINER_ID}/cpuacct.usage", "1500000000\n")
+    assert scope.read() == Usage(None, 1.5)
+    write(tmp_path / "proc/77/cgroup", f"12:cpu,cpuacct:/docker/{CONTAINER_ID}\n5:memory:/docker/{CONTAINER_ID}\n")
+    write(tmp_path / f"sys/fs/cgroup/memory/docker/{CONTAINER_ID}/memory.usage_in_bytes", str(300 * 2**20))
+    assert scope.read() == Usage(300.0, 1.5)
+
+
 @pytest.mark.parametrize(
     ("mounts", "group"),
     [(MOUNTS_V2, "/system.slice/docker-{}.scope"), (MOUNTS_V2_BELOW, "/pod/system.slice/docker-{}.scope")],

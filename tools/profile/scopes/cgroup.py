@@ -1,6 +1,6 @@
 """A container, by the counters of its control group (version 1, version 2 and both together)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from tools.profile.scopes import MIB, ScopeKind, Usage
@@ -23,10 +23,10 @@ class ContainerScope:
 
     def read(self) -> Usage:
         """Memory without the file cache that the kernel gives back first; CPU time. None before and after it runs."""
-        if not (self._memory_folder or self._cpu_folder) and self._is_due():
+        if not (self._memory_folder and self._cpu_folder) and self._is_due():
             folders = self._find()
-            self._memory_folder = next((folder for folder in folders if _memory_mib(folder) is not None), None)
-            self._cpu_folder = next((folder for folder in folders if _cpu_s(folder) is not None), None)
+            self._memory_folder = self._memory_folder or _first_with(_memory_mib, folders)
+            self._cpu_folder = self._cpu_folder or _first_with(_cpu_s, folders)
         return Usage(
             _memory_mib(self._memory_folder) if self._memory_folder else None,
             _cpu_s(self._cpu_folder) if self._cpu_folder else None,
@@ -45,13 +45,16 @@ class ContainerScope:
         for process in (self._root / "proc").iterdir():
             groups = _text(process / "cgroup") if process.name.isdigit() else ""
             if container in groups:
-                return list(self._group_folders(groups))
+                return list(self._group_folders(groups, container))
         return []
 
-    def _group_folders(self, groups: str) -> Iterator[Path]:
+    def _group_folders(self, groups: str, container: str) -> Iterator[Path]:
+        """Only groups of the container: in version 1 its first process enters one controller's after another."""
         paths: dict[str, str] = {}
         for line in groups.splitlines():
             _, controllers, path = line.split(":", 2)
+            if container not in path:
+                continue
             paths.update(dict.fromkeys(controllers.split(","), path))  # version 2 has one line without controllers
         for line in _text(self._root / "proc/self/mountinfo").splitlines():
             mount, _, file_system = line.partition(" - ")
@@ -61,6 +64,10 @@ class ContainerScope:
             mount_root, mount_point = mount.split()[3:5]
             if group is not None and group.is_relative_to(mount_root):
                 yield self._root / mount_point.lstrip("/") / group.relative_to(mount_root)
+
+
+def _first_with(counter: Callable[[Path], float | None], folders: list[Path]) -> Path | None:
+    return next((folder for folder in folders if counter(folder) is not None), None)
 
 
 def _memory_mib(folder: Path) -> float | None:
