@@ -1,8 +1,10 @@
 """From a stored scan to the network's input, and the record that leads back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import IntensityPlan, InterpolationPlan, Plan, SpacingKind
@@ -98,13 +100,15 @@ def nonzero_box(voxels: Array, volume: Volume) -> Box:
         filled = plane != 0
         columns |= filled
         planes[index] = filled.any()
-    sides = []
-    for line in (planes, columns.any(axis=1), columns.any(axis=0)):
-        places = np.flatnonzero(line)
-        if not places.size:
-            return _whole(_shape(voxels))
-        sides.append(slice(int(places[0]), int(places[-1]) + 1))
-    z, y, x = sides
+    return spanned_box((planes, np.any(columns, axis=1), np.any(columns, axis=0))) or _whole(_shape(voxels))
+
+
+def spanned_box(lines: Sequence[npt.NDArray[np.bool_]]) -> Box | None:
+    """From the first to the last true place of each of three lines, along z, y and x; None if one has none."""
+    places = [np.flatnonzero(line) for line in lines]
+    if not all(found.size for found in places):
+        return None
+    z, y, x = (slice(int(found[0]), int(found[-1]) + 1) for found in places)
     return (z, y, x)
 
 

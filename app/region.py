@@ -13,7 +13,7 @@ import numpy.typing as npt
 from app.components import find_components, largest_component, opened_in_slices
 from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Crop, Plan, SlidingWindowPlan, SpacingKind
-from app.preprocessing import Box, preprocess, to_hu
+from app.preprocessing import Box, preprocess, spanned_box, to_hu
 from app.restoration import most_likely_class
 from app.sliding_window import Predictor, stream_logits
 from app.spacing import NetworkGrid, network_grid
@@ -128,8 +128,8 @@ def _fill_windows(box: Box, oriented: Geometry, plan: Plan, kind: SpacingKind) -
     return _box(sides)
 
 
-def _is_as_good(grid: NetworkGrid, wanted: NetworkGrid, axis: int, covered: int) -> bool:
-    return grid.shape_zyx[axis] <= covered and grid.target_zyx_mm[axis] <= wanted.target_zyx_mm[axis]
+def _is_as_good(longer: NetworkGrid, grid: NetworkGrid, axis: int, covered: int) -> bool:
+    return longer.shape_zyx[axis] <= covered and longer.target_zyx_mm[axis] <= grid.target_zyx_mm[axis]
 
 
 def _with_length(shape: Shape, axis: int, length: int) -> Shape:
@@ -151,13 +151,7 @@ def _erase_specks(organs: npt.NDArray[np.uint8], smallest_voxels: float) -> None
 
 def _bounding_box(mask: Array) -> Box | None:
     """The smallest box that holds every voxel other than 0; None if there is none."""
-    sides = []
-    for across in ((1, 2), (0, 2), (0, 1)):
-        places = np.flatnonzero(mask.any(axis=across))
-        if not places.size:
-            return None
-        sides.append(slice(int(places[0]), int(places[-1]) + 1))
-    return _box(sides)
+    return spanned_box([np.any(mask, axis=across) for across in ((1, 2), (0, 2), (0, 1))])
 
 
 def _scaled(box: Box, from_zyx: Shape, to_zyx: Shape) -> Box:

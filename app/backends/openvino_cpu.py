@@ -47,9 +47,11 @@ class OpenVinoPredictor:
         if len(model.inputs) != 1 or len(model.outputs) != 1 or model.is_dynamic():
             raise BundleError(f"{source}: expected a network with one input and one output of fixed shape")
         check_network_shapes(bundle.plan, list(model.input().shape), list(model.output().shape), source)
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
-        config["ENABLE_CPU_PINNING"] = "NO"  # fewer threads than processors are all pinned to the first ones: two
-        # containers of one processor each shared one
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "ENABLE_CPU_PINNING": "NO",  # else two containers of one processor each share the machine's first
+        }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         self.precision = precision
