@@ -333,35 +333,55 @@ def test_which_processors_are_faster_in_bf16(tmp_path: Path, vendor: str, flags:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "fast", "precision", "expected"),
+    ("capabilities", "fast", "precision", "expected", "warnings"),
     [
-        (["FP32"], True, "auto", "fp32"),
-        (["FP32", "BF16"], True, "auto", "bf16"),
-        (["FP32", "BF16"], False, "auto", "fp32"),
-        (["FP32", "BF16"], True, "fp32", "fp32"),
+        (["FP32"], True, "auto", "fp32", 0),
+        (["FP32", "BF16"], True, "auto", "bf16", 0),
+        (["FP32", "BF16"], False, "auto", "fp32", 0),
+        (["FP32", "BF16"], True, "fp32", "fp32", 0),
+        (["FP32", "BF16"], False, "bf16", "bf16", 0),
+        (["FP32"], False, "bf16", "bf16", 1),
     ],
 )
 def test_openvino_precision_is_always_set(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capabilities: list[str], fast: bool, precision: str, expected: str
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capabilities: list[str],
+    fast: bool,
+    precision: str,
+    expected: str,
+    warnings: int,
 ) -> None:
+    """On any CPU: the network is compiled in fp32 and told to be in what was asked for."""
     import openvino
 
     from app.backends import openvino_cpu
 
     monkeypatch.setattr(openvino_cpu, "is_fast_in_bf16", lambda: fast)
 
-    configs = []
+    hints: list[str] = []
     compile_model = openvino.Core.compile_model
 
+    class Compiled:
+        def __init__(self, network: openvino.CompiledModel) -> None:
+            self.create_infer_request = network.create_infer_request
+
+        def get_property(self, name: str) -> openvino.Type:
+            assert name == "INFERENCE_PRECISION_HINT"
+            found: openvino.Type = getattr(openvino.Type, hints[-1])
+            return found
+
     def watch(core: openvino.Core, model: openvino.Model, device: str, config: dict[str, str]) -> object:
-        configs.append(config)
-        return compile_model(core, model, device, {**config, "INFERENCE_PRECISION_HINT": "f32"})
+        hints.append(config["INFERENCE_PRECISION_HINT"])
+        return Compiled(compile_model(core, model, device, {**config, "INFERENCE_PRECISION_HINT": "f32"}))
 
     monkeypatch.setattr(openvino.Core, "compile_model", watch)
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: capabilities)
     found, _ = create_predictor(bundle, "openvino", "cpu", precision)  # type: ignore[arg-type]
     assert found.precision == expected
-    assert [config["INFERENCE_PRECISION_HINT"] for config in configs] == [{"fp32": "f32", "bf16": "bf16"}[expected]]
+    assert hints == [{"fp32": "f32", "bf16": "bf16"}[expected]]
+    assert ["imitates" in record.message for record in caplog.records] == [True] * warnings
 
 
 def test_auto_says_which_backend_it_could_not_take(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +403,12 @@ def test_a_precision_that_no_backend_has_is_not_swapped_for_another(
     import openvino
     import torch
 
-    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32"])
+    compile_model = openvino.Core.compile_model
+
+    def without_bf16(core: openvino.Core, model: openvino.Model, device: str, config: dict[str, str]) -> object:
+        return compile_model(core, model, device, {**config, "INFERENCE_PRECISION_HINT": "f32"})
+
+    monkeypatch.setattr(openvino.Core, "compile_model", without_bf16)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     with pytest.raises(DeviceError, match="does not calculate in bf16"):
         create_predictor(bundle, "auto", "cpu", "bf16")
