@@ -10,13 +10,13 @@ from math import ceil, prod
 from app.components import RUN_BYTES
 from app.memory_terms import CHUNKS_BYTES, Need, ProcessMemory, ScanHeader
 from app.options import Options
-from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Crop, Plan, SpacingKind
+from app.preprocessing import grid_of_box, network_axes
 from app.region import body_steps
 from app.resampling import SLAB_BYTES
 from app.running_sums import block_planes, slab_planes
 from app.sliding_window import streaming_axis
-from app.spacing import NetworkGrid, network_grid
+from app.spacing import NetworkGrid
 from app.volume import Geometry, Shape
 
 _FLOAT = 4
@@ -66,12 +66,8 @@ def predict_need(
 
 def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[Shape, NetworkGrid]:
     """(shape of the oriented scan, the network grid) as ``preprocess`` will make them, the crop not counted."""
-    axis_map = axis_map_to_lps(geometry) if plan.orientation == "LPS" else AxisMap()
-    oriented = axis_map.transposed(plan.transpose_forward).apply_to_geometry(geometry)
-    cranio_caudal = axis_map_to_lps(oriented).order[0]
-    return oriented.shape_zyx, network_grid(
-        oriented.shape_zyx, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, spacing
-    )
+    oriented = network_axes(geometry, plan).apply_to_geometry(geometry)
+    return oriented.shape_zyx, grid_of_box(oriented.shape_zyx, oriented, plan, spacing)
 
 
 def _network_and_restore_bytes(oriented: Shape, grid_zyx: Shape, plan: Plan, options: Options) -> tuple[int, int]:

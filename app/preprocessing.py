@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.orientation import AxisMap, axis_map_to_lps
+from app.orientation import AxisMap, axis_map_to_lps, cranio_caudal_axis
 from app.plan import IntensityPlan, InterpolationPlan, Plan, SpacingKind
 from app.resampling import resample
 from app.spacing import NetworkGrid, network_grid
@@ -60,17 +60,14 @@ def preprocess(volume: Volume, plan: Plan, kind: SpacingKind, region: Box | None
         kind: enforced spacing.
         region: the box of the oriented scan that is segmented; None: all, or what ``plan.crop_to_nonzero`` leaves.
     """
-    axis_map = axis_map_to_lps(volume.geometry) if plan.orientation == "LPS" else AxisMap()
-    axis_map = axis_map.transposed(plan.transpose_forward)
+    axis_map = network_axes(volume.geometry, plan)
     oriented = axis_map.apply_to_geometry(volume.geometry)
     voxels = axis_map.apply(volume.voxels)
     box = region or _whole(oriented.shape_zyx)
     if plan.crop_to_nonzero:
         box = nonzero_box(voxels, volume)
     cropped = voxels[box]
-    cranio_caudal = axis_map_to_lps(oriented).order[0]
-    slices = oriented.shape_zyx[cranio_caudal]
-    grid = network_grid(_shape(cropped), oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, kind, slices)
+    grid = grid_of_box(_shape(cropped), oriented, plan, kind)
     early = plan.intensity.normalise == "before_resampling"
 
     def prepare(slab: Float32Array) -> None:
@@ -84,6 +81,18 @@ def preprocess(volume: Volume, plan: Plan, kind: SpacingKind, region: Box | None
         normalise(image, plan.intensity)
     orders_back = interpolation_orders(grid, plan.interpolation, 1)
     return image, Record(axis_map, oriented, box, grid, orders_back)
+
+
+def network_axes(geometry: Geometry, plan: Plan) -> AxisMap:
+    """From a scan as it is stored to the axes in which the plan's network sees it."""
+    axis_map = axis_map_to_lps(geometry) if plan.orientation == "LPS" else AxisMap()
+    return axis_map.transposed(plan.transpose_forward)
+
+
+def grid_of_box(box_zyx: Shape, oriented: Geometry, plan: Plan, kind: SpacingKind) -> NetworkGrid:
+    """The network grid of a box of that many voxels in an oriented scan, whose slices count whatever the box holds."""
+    axis = cranio_caudal_axis(oriented)
+    return network_grid(box_zyx, oriented.spacing_zyx_mm, axis, plan.spacing, kind, oriented.shape_zyx[axis])
 
 
 def nonzero_box(voxels: Array, volume: Volume) -> Box:

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app.components import find_components, largest_component, opened_in_slices
-from app.orientation import AxisMap, axis_map_to_lps
 from app.plan import Crop, Plan, SlidingWindowPlan, SpacingKind
-from app.preprocessing import Box, preprocess, spanned_box, to_hu
+from app.preprocessing import Box, grid_of_box, network_axes, preprocess, spanned_box, to_hu
 from app.restoration import most_likely_class
 from app.sliding_window import Predictor, stream_logits
-from app.spacing import NetworkGrid, network_grid
+from app.spacing import NetworkGrid
 from app.volume import Array, Geometry, Shape, Vector, Volume
 
 _BODY_ABOVE_HU = -500.0
@@ -49,7 +48,7 @@ def find_region(volume: Volume, plan: Plan, crop: Crop, kind: SpacingKind, locat
     """
     if crop == "none":
         return None
-    axis_map = axis_map_to_lps(volume.geometry) if plan.orientation == "LPS" else AxisMap()
+    axis_map = network_axes(volume.geometry, plan)
     oriented = axis_map.apply_to_geometry(volume.geometry)
     if crop == "organs":
         assert locator is not None
@@ -110,17 +109,14 @@ def _with_margin(box: Box, oriented: Geometry, margin_mm: float) -> Box:
 def _fill_windows(box: Box, oriented: Geometry, plan: Plan, kind: SpacingKind) -> Box:
     """The box, enlarged to what its windows cover at their largest step: 240 mm become 256 with a patch of 256 mm."""
     shape = _box_shape(box)
-    cranio_caudal = axis_map_to_lps(oriented).order[0]
-    slices = oriented.shape_zyx[cranio_caudal]
-
-    def grid_of(voxels: Shape) -> NetworkGrid:
-        return network_grid(voxels, oriented.spacing_zyx_mm, cranio_caudal, plan.spacing, kind, slices)
-
-    grid, sides = grid_of(shape), []
+    grid, sides = grid_of_box(shape, oriented, plan, kind), []
     for axis, side in enumerate(box):
         covered = _covered(grid.shape_zyx[axis], axis, plan.sliding_window)
         wanted = max(shape[axis], floor(covered * grid.target_zyx_mm[axis] / grid.source_zyx_mm[axis]))
-        while wanted > shape[axis] and not _is_as_good(grid_of(_with_length(shape, axis, wanted)), grid, axis, covered):
+        while wanted > shape[axis]:
+            larger = grid_of_box(_with_length(shape, axis, wanted), oriented, plan, kind)
+            if _is_as_good(larger, grid, axis, covered):
+                break
             wanted -= 1  # a length is rounded to whole voxels of the grid, a long one makes the grid coarser
         start = side.start - (wanted - shape[axis]) // 2
         start = max(0, min(start, oriented.shape_zyx[axis] - wanted))

@@ -97,6 +97,8 @@ def _wrapped(source: NetworkSource, wrap: Callable[[Predictor], Predictor]) -> N
 def main(argv: list[str] | None = None) -> int:
     """0 if every prediction is within 15 % of what was measured, else 1."""
     arguments = _parser().parse_args(argv)
+    plan = load_bundle(arguments.bundle).plan
+    arguments.mode = arguments.mode or plan.mode
     if arguments.measure:
         print(json.dumps(asdict(_measure(arguments))))
         return 0
@@ -114,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         record = {
             "schema_version": 1,
             "machine": machine_facts(),
-            "bundle": load_bundle(arguments.bundle).plan.name,
+            "bundle": plan.name,
             "backend": arguments.backend,
             "precision": arguments.precision,
             "mode": arguments.mode,
@@ -134,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=Path, default=_ROOT / "weights" / "default", metavar="DIR")
     parser.add_argument("--backend", choices=("openvino", "onnxruntime", "torch"), default="openvino")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32")
-    parser.add_argument("--mode", choices=("fastest", "normal"), default="fastest")
+    parser.add_argument("--mode", choices=("fastest", "normal"), help="default: the bundle's")
     parser.add_argument("--uncertainty", action="store_true", help="run the bundle's twin too")
     parser.add_argument("--together", action="store_true", help="all scans in one process")
     parser.add_argument("--one-window", action="store_true", help="run the network on one window only")
