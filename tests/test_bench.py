@@ -25,7 +25,7 @@ from tools.bench import networks, rows, runs, scans, summary, targets
 from tools.bench.__main__ import main
 from tools.bench.records import keep_group, rounds_wanted
 from tools.bench.rows import Row
-from tools.bench.table import _commits, markdown
+from tools.bench.table import _by_group, _command, _commit, markdown
 
 
 def test_names_are_unique_and_groups_consecutive() -> None:
@@ -223,11 +223,14 @@ def test_the_readme_shows_the_recorded_targets() -> None:
     assert targets.partition("\n\n")[2].rstrip() in readme
 
 
-def test_each_group_has_its_commit() -> None:
+def test_each_group_has_its_commit_and_its_command() -> None:
     first, second = Row("ct_001", "default", "app", "ct_001", "fp32", "fastest"), OURS
-    records = {row.name: {**_app_record(row, [10]), "commit": {"commit": name, "changed_files": changed}}
-               for row, name, changed in ((first, "abc", 0), (second, "def", 2))}  # fmt: skip
-    assert _commits(records) == ["Commit: abc (default/ct_001)", "Commit: def with 2 changed files (paper/ct_001)"]
+    records = {
+        row.name: {**_app_record(row, [10]), "commit": {"commit": name, "changed_files": changed}, "command": ["x"]}
+        for row, name, changed in ((first, "abc", 0), (second, "def", 2))
+    }
+    assert _by_group(records, _commit) == ["abc (default/ct_001)", "def with 2 changed files (paper/ct_001)"]
+    assert _by_group(records, _command) == ["`x` (default/ct_001, paper/ct_001)"]
 
 
 def test_ratios_are_medians_of_pairs() -> None:

@@ -98,8 +98,11 @@ class _Bench:
             arguments.pip_options,
         )
         self._results = read_results(path)
-        facts = {"command": ["python", "-m", "tools.bench", *command], "commit": commit(), "machine": machine_facts()}
-        self._results |= facts
+        self._facts = {
+            "machine": machine_facts(),
+            "commit": commit(),
+            "command": ["python", "-m", "tools.bench", *command],
+        }
 
     def prepare(self, rows: list[Row]) -> None:
         """Makes what the runs need, so that a mistake shows before hours of them; drops runs that cannot be kept."""
@@ -107,10 +110,7 @@ class _Bench:
             print(f"scan {scan}", flush=True)
             self._results["scans"][scan] = self._workshop.scan_facts(scan)
         kept = keep_group(rows, self._results["rows"], self._workshop.digest(rows[0]), self._again)
-        for record in kept.values():
-            record["machine"] = self._results["machine"]
-            record["commit"] = self._results["commit"]
-        self._results["rows"] |= kept
+        self._results["rows"] |= {name: record | self._facts for name, record in kept.items()}
 
     def run_group(self, rows: list[Row]) -> None:
         """Round after round: each row once, in order; a row that fails is left out from then on.
@@ -166,8 +166,9 @@ def _read_existing(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FolderError(f"{path}: not there; expected the {RESULTS_FILE} of an earlier run")
     results = read_results(path)
-    if missing := {"machine", "commit", "command"} - set(results):
-        raise FolderError(f"{path}: has no {', '.join(sorted(missing))}; expected the {RESULTS_FILE} of make bench")
+    for name, record in results["rows"].items():
+        if missing := {"machine", "commit", "command"} - set(record):
+            raise FolderError(f"{path}: {name} has no {', '.join(sorted(missing))}; expected what make bench writes")
     return results
 
 

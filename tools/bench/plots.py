@@ -23,8 +23,9 @@ def draw_plots(results: dict[str, Any], folder: Path) -> list[Path]:
             groups.setdefault((record["row"]["network"], record["row"]["group"]), []).append((name, found))
     if not groups:
         return []
-    where = results["machine"]
-    title = f"{where['cpu']}, {where['cores']} cores ({where['host']}); medians of cold processes"
+    machines = [record["machine"] for record in results["rows"].values()]
+    places = dict.fromkeys(f"{facts['cpu']}, {facts['cores']} cores ({facts['host']})" for facts in machines)
+    title = f"{' / '.join(places)}; medians of cold processes"
     panels = list(groups.values())
     return [_draw_time(panels, title, folder / TIME_FILE), _draw_memory(panels, title, folder / MEMORY_FILE)]
 

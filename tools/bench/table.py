@@ -1,6 +1,6 @@
 """The results as Markdown: targets, medians, stages, ratios."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tools.bench.summary import STAGES, Record
@@ -111,23 +111,31 @@ def _places(rows: Record, results: dict[str, Any]) -> str:
         f"OpenVINO {facts['packages'].get('openvino', '?')}": None
         for facts in (record["machine"] for record in rows.values())
     }
-    lines = [*(f"Machine: {place}.\n" for place in places), *(f"{commit}.\n" for commit in _commits(rows))]
-    lines.append(f"Command: `{' '.join(results['command'])}`.\n")
+    lines = [f"Machine: {place}.\n" for place in places]
+    lines += [f"Commit: {found}.\n" for found in _by_group(rows, _commit)]
+    lines += [f"Command: {found}.\n" for found in _by_group(rows, _command)]
     failed = [f"{name}: {found['error']}" for name, found in results["summary"]["rows"].items() if found["error"]]
     lines += [f"\nFailed: {error}\n".replace("\n", " ").strip() + "\n" for error in failed]
     return "\n".join(lines)
 
 
-def _commits(rows: Record) -> list[str]:
-    """Which code which groups of rows ran."""
+def _by_group(rows: Record, tell: Callable[[Record], str]) -> list[str]:
+    """What is told of each row, once, with the groups of which it is."""
     groups: dict[str, dict[str, None]] = {}
     for record in rows.values():
-        found, row = record["commit"], record["row"]
-        state = f" with {found['changed_files']} changed files" if found["changed_files"] else ""
-        groups.setdefault(f"{found['commit'] or 'not in a clone'}{state}", {})[f"{row['network']}/{row['group']}"] = (
-            None
-        )
-    return [f"Commit: {commit} ({', '.join(names)})" for commit, names in groups.items()]
+        group = f"{record['row']['network']}/{record['row']['group']}"
+        groups.setdefault(tell(record), {})[group] = None
+    return [f"{told} ({', '.join(names)})" for told, names in groups.items()]
+
+
+def _commit(record: Record) -> str:
+    found = record["commit"]
+    state = f" with {found['changed_files']} changed files" if found["changed_files"] else ""
+    return f"{found['commit'] or 'not in a clone'}{state}"
+
+
+def _command(record: Record) -> str:
+    return f"`{' '.join(record['command'])}`"
 
 
 def _section(title: str, columns: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
