@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.volume import LabelArray, Vector
+from app.volume import Geometry, LabelArray, Vector
 from tests.conftest import ROOT, rotated_affine, write_scan
 from tools.evaluate import scoring
 from tools.evaluate.__main__ import main
 from tools.evaluate.cases import CasePair, pair_cases
 from tools.evaluate.flare import IN_NEITHER, OFFICIAL, Score
+from tools.evaluate.geometry import describe_difference
 from tools.evaluate.measures import Measures
 from tools.evaluate.record import build_record
 from tools.evaluate.report import csv_text
@@ -310,6 +313,18 @@ def test_another_grid_is_refused_and_the_difference_named(
     assert scores_json(folders)["cases"][0]["official"]["organs"]["liver"]["dsc"] == 1.0
 
 
+def test_what_adds_up_over_hundreds_of_voxels_is_named() -> None:
+    """A writer that rounds 0.78125 to 0.781 mm: 0.13 mm on 512 columns and as many rows."""
+    upright = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    reference = Geometry((4, 512, 512), (5.0, 0.78125, 0.78125), upright, (0.0, 0.0, 0.0))
+    rounded = replace(reference, spacing_zyx_mm=(5.0, 0.781, 0.781))
+    found = describe_difference(rounded, reference)
+    assert (
+        found
+        == "corners lie up to 0.18 mm apart; spacing 5 x 0.781 x 0.781 mm instead of 5 x 0.78125 x 0.78125 mm (z, y, x)"
+    )
+
+
 def test_same_place_in_another_order_is_said_to_be_that(folders: tuple[Path, Path, Path]) -> None:
     """Voxels and header both mirrored: right in every viewer, and 0 for the organisers."""
     reference = labels()
@@ -472,8 +487,52 @@ def test_two_jobs_write_what_one_writes(folders: tuple[Path, Path, Path], tmp_pa
     assert texts[0] == texts[1]
 
 
-def test_killed_worker_fails_its_case() -> None:
-    future: Future[scoring.CaseScores] = Future()
-    future.set_exception(BrokenProcessPool())
-    result = scoring._result(future, CasePair("x", "x.nii.gz", Path("x.nii.gz"), Path("y")))
-    assert result.error is not None and "use fewer --jobs" in result.error
+def test_killed_worker_fails_its_case_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case b kills whatever worker takes it, and a pool with it: a had ended, c had not."""
+    pairs = [CasePair(name, f"{name}.nii.gz", Path(f"{name}.nii.gz"), Path(name)) for name in "abc"]
+    sizes = []
+
+    class Pool:
+        def __init__(self) -> None:
+            self._broken = False
+
+        def submit(self, score: object, pair: CasePair) -> Future[scoring.CaseScores]:
+            future: Future[scoring.CaseScores] = Future()
+            self._broken |= pair.case_id == "b"
+            if self._broken:
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(scoring.CaseScores(pair))
+            return future
+
+    @contextmanager
+    def processes(count: int) -> Iterator[Pool]:
+        sizes.append(count)
+        yield Pool()
+
+    monkeypatch.setattr(scoring, "_processes", processes)
+    found = {result.pair.case_id: result.error for result in scoring.score_all(pairs, jobs=2)}
+    assert found["a"] is None and found["c"] is None
+    assert found["b"] is not None and "b.nii.gz: not scored: " in found["b"] and "use fewer --jobs" in found["b"]
+    assert sizes == [2, 1, 1]
+
+
+def test_an_earlier_picture_does_not_stay(folders: tuple[Path, Path, Path]) -> None:
+    write_pair(folders, "a", labels())
+    folders[2].mkdir()
+    (folders[2] / "boxplots.png").write_bytes(b"earlier")
+    assert evaluate(folders) == 0
+    assert not (folders[2] / "boxplots.png").exists()
+
+
+def test_what_the_reader_made_of_a_voxel_is_said(
+    folders: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN is read as air: the file holds no -1024."""
+    write_pair(folders, "a", labels())
+    strange = labels().astype(np.float32)
+    strange[0, 0, 0] = np.nan
+    write_scan(folders[0] / "a.nii.gz", strange, SPACING_ZYX_MM)
+    assert evaluate(folders) == 1
+    error = capsys.readouterr().err
+    assert "label -1024" in error and "NaN" in error

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from tools.evaluate import box_plots
 from tools.evaluate.__main__ import main
 from tools.evaluate.cases import CasePair
 from tools.evaluate.flare import FLARE_ORGANS, Score
@@ -165,6 +166,15 @@ def test_two_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[
     ]
     with Image.open(tmp_path / "out" / "boxplots.png") as picture:
         assert picture.width > picture.height > 600
+
+
+def test_pictures_show_the_cases_of_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(box_plots, "_draw_panel", lambda axes, metric, values, columns: shown.append(values))
+    first = write_scores(tmp_path / "a" / "scores.json", {"x": 0.9, "hard": 0.1})
+    second = write_scores(tmp_path / "b" / "scores.json", {"x": 0.9})
+    assert compare(tmp_path, first, second)["cases"] == ["x"]
+    assert [[len(found) for found in values] for values in shown] == [[1, 1]] * 4
 
 
 def test_what_one_method_lacks_is_in_no_pair(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         logger.error("%s", error)
         return error.exit_code
     except KeyboardInterrupt:
-        logger.error("interrupted; nothing was written")
+        logger.error("interrupted; files of this run are whole or missing")
         return 130
 
 
@@ -147,8 +147,10 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
     for name, text in texts.items():
         with atomic_file(arguments.out / name) as stream:
             stream.write(text.encode())
+    picture = arguments.out / "boxplots.png"
+    picture.unlink(missing_ok=True)  # of an earlier run
     if not arguments.no_pictures:
-        draw_box_plots({arguments.team: record}, preset.official.name, arguments.out / "boxplots.png")
+        draw_box_plots({arguments.team: record}, preset.official.name, picture)
     if not arguments.quiet:
         print(table_text(record), end="")
     return EXIT_CASE_FAILED if any(result.error for result in results) else EXIT_OK

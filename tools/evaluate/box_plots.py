@@ -1,6 +1,6 @@
 """Box plots per organ from records: how cases spread, where a table has one mean."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ _WIDTH_INCH, _PANEL_INCH = 12.0, 2.6
 _JITTER = 0.3  # of a box's width
 
 
-def draw_box_plots(records: Mapping[str, Record], rules: str, path: Path) -> bool:
-    """Draws one panel for each metric into a PNG; False, and no file, if no case has scores.
+def draw_box_plots(records: Mapping[str, Record], rules: str, path: Path, cases: Sequence[str] | None = None) -> None:
+    """Draws one panel for each metric into a PNG; none if no case has scores.
 
     A box has the quartiles and the median, its whiskers end at the last case within 1.5 box lengths, every case is a
     dot. Under an organ stands how many cases have a value of it, method by method.
@@ -36,26 +36,27 @@ def draw_box_plots(records: Mapping[str, Record], rules: str, path: Path) -> boo
         records: what ``scores.json`` holds, by the method's name.
         rules: which DSC and NSD: ``official`` or ``corrected``.
         path: of the picture.
+        cases: these only; None: of each record all that have scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    if not any(scored_ids(record) for record in records.values()):
-        return False
+    shown = {name: scored_ids(record) if cases is None else list(cases) for name, record in records.items()}
+    if not any(shown.values()):
+        return
     figure = Figure(figsize=(_WIDTH_INCH, _PANEL_INCH * len(_SHOWN) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, metric in zip(figure.subplots(len(_SHOWN), 1), _SHOWN, strict=True):
-        values = [metric_values(record, metric, rules, scored_ids(record)) for record in records.values()]
+        values = [metric_values(record, metric, rules, shown[name]) for name, record in records.items()]
         _draw_panel(axes, metric, values, [organ["column"] for organ in next(iter(records.values()))["organs"]])
-    cases = " / ".join(str(len(scored_ids(record))) for record in records.values())
-    figure.suptitle(f"{cases} cases; DSC and NSD: {rules}", fontsize=9)
+    counts = " / ".join(str(len(found)) for found in shown.values())
+    figure.suptitle(f"{counts} cases; DSC and NSD: {rules}", fontsize=9)
     if len(records) > 1:
         keys = [Patch(color=_COLOURS[index % len(_COLOURS)], label=name) for index, name in enumerate(records)]
         figure.legend(handles=keys, fontsize=8, loc="outside upper right")
     with atomic_file(path) as stream:
         figure.savefig(stream, format="png", dpi=110)
-    return True
 
 
 def _draw_panel(axes: Any, metric: Metric, values: list[Float64Array], columns: list[str]) -> None:

@@ -67,8 +67,10 @@ def main(argv: list[str]) -> int:
     for name, text in texts.items():
         with atomic_file(arguments.out / name) as stream:
             stream.write(text.encode())
+    picture = arguments.out / "boxplots.png"
+    picture.unlink(missing_ok=True)  # of an earlier run
     if not arguments.no_pictures:
-        draw_box_plots(records, arguments.rules, arguments.out / "boxplots.png")
+        draw_box_plots(records, arguments.rules, picture, comparison["cases"])
     if not arguments.quiet:
         print(markdown, end="")
     return EXIT_OK

@@ -31,6 +31,12 @@ def describe_difference(prediction: Geometry, reference: Geometry) -> str | None
     parts += _origin_parts(prediction, reference)
     if _same_place(prediction, reference):
         parts.append("both cover the same place in the patient and are only stored in another order")
+    if not parts:  # each too little to be named, but they add up over hundreds of voxels
+        apart_mm = _corners_apart_mm(prediction, reference)
+        found, expected = (_lengths(each.spacing_zyx_mm, " x ", digits=8) for each in (prediction, reference))
+        parts.append(
+            f"corners lie up to {apart_mm:.2g} mm apart; spacing {found} mm instead of {expected} mm (z, y, x)"
+        )
     return "; ".join(parts)
 
 
@@ -98,5 +104,5 @@ def _shape(shape_zyx: Shape) -> str:
     return "x".join(map(str, shape_zyx))
 
 
-def _lengths(values: npt.ArrayLike, separator: str, sign: str = "") -> str:
-    return separator.join(f"{value + 0.0:{sign}.4g}" for value in np.round(np.asarray(values, np.float64), 6))
+def _lengths(values: npt.ArrayLike, separator: str, sign: str = "", digits: int = 4) -> str:
+    return separator.join(f"{value + 0.0:{sign}.{digits}g}" for value in np.round(np.asarray(values, np.float64), 6))

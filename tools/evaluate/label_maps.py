@@ -57,7 +57,7 @@ def _labels(volume: Volume, path: Path, largest_label: int) -> LabelArray:
         more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
         raise CaseError(
             f"{path}: label {shown}{more}; expected whole numbers from 0 to {largest_label}. "
-            "Is this a label map, and of these organs?"
+            f"Is this a label map, and of these organs?{''.join(f' ({warning})' for warning in volume.warnings)}"
         )
     return labels
 

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -77,23 +78,38 @@ def score_all(
     if jobs == 1:
         yield from map(score, pairs)
         return
-    # Spawned, since a fork copies the locks of other threads (numpy's BLAS has some) in whatever state they are.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=spawn)
-    try:
+    unfinished = []
+    with _processes(min(jobs, len(pairs))) as pool:
         futures = {pool.submit(score, pair): pair for pair in pairs}
         for future in as_completed(futures):
-            yield _result(future, futures[future])
+            found = _result(future)
+            if found:
+                yield found
+            else:
+                unfinished.append(futures[future])
+    for pair in unfinished:  # a killed worker takes all others along: each again, by itself
+        with _processes(1) as pool:
+            found = _result(pool.submit(score, pair))
+        reason = "a worker process was killed, most likely for want of memory; use fewer --jobs"
+        yield found or CaseScores(pair, error=f"{pair.prediction}: not scored: {reason}")
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Spawned, since a fork copies the locks of other threads (numpy's BLAS has some) in whatever state they are."""
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
     finally:  # also when the user interrupts: cases that have not begun must not
         pool.shutdown(cancel_futures=True)
 
 
-def _result(future: Future[CaseScores], pair: CasePair) -> CaseScores:
+def _result(future: Future[CaseScores]) -> CaseScores | None:
+    """None if its worker, or another one, was killed."""
     try:
         return future.result()
     except BrokenProcessPool:
-        reason = "a worker process was killed, most likely for want of memory; use fewer --jobs"
-        return CaseScores(pair, error=f"{pair.prediction}: not scored: {reason}")
+        return None
 
 
 def _check_geometry(pair: CasePair, prediction: LabelMap, reference: LabelMap, ignore_geometry: bool) -> None:
