@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from app.bundle import load_bundle
+from app.errors import UsageError
 from app.plan import Plan, parse_plan
 from app.volume import Float32Array, LabelArray, Vector
 from app.volume_io import write_label_map
@@ -250,6 +251,55 @@ def test_from_scans_to_tables_and_a_second_run_adds_nothing(
     assert "--cases nobody: not in " in capsys.readouterr().err
 
 
+def test_one_bad_case_does_not_lose_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """b holds no scan and is mended; then a is another one than that of the rows that are there."""
+    networks = Networks(plan(COARSE), Oracle(reads_labels))
+    monkeypatch.setattr("tools.robustness.__main__.load_networks", lambda *_: networks)
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    for name in "abc":
+        write_case(tmp_path, name)
+    images = tmp_path / "images"
+    whole = (images / "b_0000.nii.gz").read_bytes()
+    (images / "b_0000.nii.gz").write_bytes(b"no scan")
+    arguments = command(bundle, tmp_path, "--kinds", "original")
+    assert robustness(arguments) == 1
+    assert "b_0000.nii.gz" in capsys.readouterr().err
+    record = tmp_path / "out" / "robustness.json"
+    assert [row["case_id"] for row in json.loads(record.read_text())["rows"]] == ["a", "c"]
+    assert "scans a, c" in (tmp_path / "out" / "robustness.md").read_text()
+    (images / "b_0000.nii.gz").write_bytes(whole)
+    assert robustness(arguments) == 0
+    assert [row["case_id"] for row in json.loads(record.read_text())["rows"]] == ["a", "c", "b"]
+    other = make_phantom(3, (30, 16, 16), COARSE)
+    write_ct(images / "a_0000.nii.gz", other.voxels_hu, other.geometry)
+    assert robustness(arguments) == 1
+    assert "a_0000.nii.gz: it or its label map is not what earlier rows are of; use --again" in capsys.readouterr().err
+    assert robustness([*arguments, "--again"]) == 0
+    assert [row["case_id"] for row in json.loads(record.read_text())["rows"]] == ["a", "b", "c"]
+    record.write_text("[]")
+    assert robustness(arguments) == 2
+    scans = ["--scans", str(images), str(images / "a_0000.nii.gz")]
+    assert robustness([*arguments, *scans]) == 2
+    assert "are both called a; expected each name once" in capsys.readouterr().err
+    assert robustness([*arguments, "--labels", str(images)]) == 2
+    assert "the folder of the scans" in capsys.readouterr().err
+
+
+def test_rows_of_another_precision_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = Networks(plan(COARSE), Oracle(reads_labels))
+    monkeypatch.setattr("tools.robustness.__main__.load_networks", lambda *_: networks)
+    write_case(tmp_path, "a")
+    arguments = command(write_tiny_bundle(tmp_path / "bundle"), tmp_path, "--kinds", "original")
+    assert robustness(arguments) == 0
+    monkeypatch.setattr(networks.predictor, "precision", "bf16")
+    assert robustness(arguments) == 2
+    assert "another network; choose another --out, or --again" in capsys.readouterr().err
+
+
 def test_a_record_without_agreement_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "record.json").write_text('{"uncertainty": false}')
     for name, words in (("record.json", "no agreement in it"), ("missing.json", "cannot be read")):
@@ -278,7 +328,12 @@ def test_bundles_side_by_side(truth: LabelArray, tmp_path: Path, capsys: pytest.
 
     assert robustness(["compare", *files, "--kind", "slab-45mm", "--out", str(out)]) == 2
     assert "no scan of the kind slab-45mm" in capsys.readouterr().err
-    rows[0]["organs"]["liver"]["reference_ml"] += 1
+    for row in rows:
+        for values in row["organs"].values():
+            values |= {"reference_ml": 0.5, "dsc": None, "nsd": None}
+    nothing = {"a": {"about_labels": "drawn", "seed": 0, "rows": rows}}
+    with pytest.raises(UsageError, match="a: no organ of 1 ml"):
+        comparison(nothing, "original", "c")
     records: list[Any] = [{"about_labels": "drawn", "seed": 0, "rows": rows}, {}, []]
     for wrong in records:
         (tmp_path / "none.json").write_text(json.dumps(wrong))

@@ -5,19 +5,20 @@ import json
 import platform
 import shlex
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from app.atomic_files import atomic_file
 from app.bundle import Bundle, load_bundle
 from app.cases import Case, find_cases, prepare_output_folder
-from app.errors import AppError, CaseError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, UsageError
 from app.machine_limits import processor_limit
 from tools.ct import read_ct
 from tools.degrade.kinds import KINDS
 from tools.robustness import compare
 from tools.robustness.measure import ORGANS, Networks, Row, load_networks, measure
-from tools.robustness.table import markdown
+from tools.robustness.table import markdown, read_record
 
 SCHEMA_VERSION = 1
 RECORD_FILE, TABLE_FILE = "robustness.json", "robustness.md"
@@ -25,12 +26,12 @@ RECORD_FILE, TABLE_FILE = "robustness.json", "robustness.md"
 _EPILOG = """\
 Give scans that the network has not learnt from; nothing here can know which those are.
 
-written to --out: robustness.json after every row, then robustness.md. The next run with the same bundle, seed and
-references goes on with what is there. `python -m tools.quality` reads the same record; several records side by side:
-`python -m tools.robustness compare --help`.
+written to --out: robustness.json after every row, then robustness.md. The next run with the same bundle, network, seed
+and files goes on with what is there; --again forgets it. `python -m tools.quality` reads the same record; several
+records side by side: `python -m tools.robustness compare --help`.
 
-exit codes: 0 all measured, 1 a scan or label map is unusable, 2 wrong usage, 3 nothing there or --out cannot be
-written, 4 bundle unusable
+exit codes: 0 all measured, 1 a scan or label map is unusable (the others are measured), 2 wrong usage, 3 nothing there
+or --out cannot be written, 4 bundle unusable
 """
 
 
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="X.nii.gz for X_0000.nii.gz")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--again", action="store_true", help="begin anew: forget the rows that are in --out")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="default: all")
     parser.add_argument(
         "--uncertainty",
@@ -74,24 +76,24 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if words[:1] == ["compare"]:
             return compare.main(words[1:])
-        _run(build_parser().parse_args(words), words)
+        return _run(build_parser().parse_args(words), words)
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the next run goes on with the rows that are there", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(arguments: argparse.Namespace, argv: list[str]) -> None:
+def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     prepare_output_folder(arguments.out)
     cases = _cases(arguments.scans, arguments.labels)
     bundle = load_bundle(arguments.bundle)
-    record = _begin(arguments, bundle, f"python -m tools.robustness {shlex.join(argv)}")
-    threads = arguments.threads or processor_limit()
-    networks = load_networks(bundle, arguments.uncertainty, arguments.backend, arguments.precision, threads)
-    record["network"] = _describe(networks, threads)
+    networks = load_networks(
+        bundle, arguments.uncertainty, arguments.backend, arguments.precision, arguments.threads or processor_limit()
+    )
+    record = _begin(arguments, bundle, networks, f"python -m tools.robustness {shlex.join(argv)}")
+    failed = False
 
     def keep(row: Row) -> None:
         record["rows"].append(row)
@@ -101,32 +103,45 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> None:
     there = {(row["case_id"], row["kind"]) for row in record["rows"]}
     for case in cases:
         kinds = [kind for kind in KINDS if kind in arguments.kinds and (case.case_id, kind) not in there]
-        if kinds:
-            ct = read_ct(case.input_path, case.output_path, ORGANS)
-            for kind in kinds:
-                keep(measure(networks, case.case_id, ct, kind, arguments.seed))
+        try:
+            digest = _digest(case)
+            if record["files"].get(case.case_id, digest) != digest:
+                raise CaseError(f"{case.input_path}: it or its label map is not what earlier rows are of; use --again")
+            if kinds:
+                ct = read_ct(case.input_path, case.output_path, ORGANS)
+                record["files"][case.case_id] = digest
+                for kind in kinds:
+                    keep(measure(networks, case.case_id, ct, kind, arguments.seed))
+        except CaseError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
     _write(arguments.out / TABLE_FILE, markdown(record))
     print(arguments.out / TABLE_FILE)
+    return EXIT_CASE_FAILED if failed else EXIT_OK
 
 
 def _cases(given: list[Path], labels: Path) -> list[Case]:
     """The scans with their label maps as outputs; of a folder those that have one.
 
     Raises:
-        UsageError: a scan is not there or has no label map.
-        CaseError: its name says that it cannot be segmented.
+        UsageError: a scan is not there, has no label map, or is there twice.
     """
     cases: list[Case] = []
     for path in given:
         folder = path if path.is_dir() else path.parent
+        if folder.resolve() == labels.resolve():
+            raise UsageError(f"--labels {labels}: the folder of the scans; expected one that holds label maps only")
         found = find_cases(folder, labels)
         wanted = [case for case in found if case.input_path == path or (path.is_dir() and case.output_path.exists())]
         if not wanted:
             raise UsageError(f"--scans {path}: no such scan, or none with a label map in {labels}")
         cases += wanted
+    seen: dict[str, Case] = {}
     for case in cases:
-        if case.refusal:
-            raise CaseError(case.refusal)
+        if case.case_id in seen:
+            twice = f"{seen[case.case_id].input_path} and {case.input_path}"
+            raise UsageError(f"--scans: {twice} are both called {case.case_id}; expected each name once")
+        seen[case.case_id] = case
         if not case.output_path.exists():
             raise UsageError(
                 f"--labels {labels}: no {case.output_path.name}; expected the label map of {case.input_path}"
@@ -134,35 +149,44 @@ def _cases(given: list[Path], labels: Path) -> list[Case]:
     return cases
 
 
-def _begin(arguments: argparse.Namespace, bundle: Bundle, command: str) -> dict[str, Any]:
+def _digest(case: Case) -> str:
+    """SHA-256 of what its scan and its label map hold.
+
+    Raises:
+        CaseError: its name says that it cannot be segmented.
+    """
+    if case.refusal:
+        raise CaseError(case.refusal)
+    digest = sha256()
+    for path in (case.input_path, case.output_path):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _begin(arguments: argparse.Namespace, bundle: Bundle, networks: Networks, command: str) -> dict[str, Any]:
     """The record that is there, if it is of the same measurement, else a new one."""
+    used = networks.predictor
     same = {
         "schema_version": SCHEMA_VERSION,
         "bundle": {"name": bundle.plan.name, **bundle.sha256},
         "seed": arguments.seed,
         "uncertainty": arguments.uncertainty,
         "about_labels": arguments.about_labels,
-        "labels": str(arguments.labels.resolve()),
-        "asked_for": {"backend": arguments.backend, "precision": arguments.precision},
+        "network": {"backend": used.backend, "device": used.device, "precision": used.precision},
     }
     path = arguments.out / RECORD_FILE
+    files: dict[str, str] = {}
     rows: list[Row] = []
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{path}: no JSON ({error}); choose another --out, or remove it") from error
-        different = [key for key, value in same.items() if before.get(key) != value]
+    if path.exists() and not arguments.again:
+        before = read_record(path)
+        different = [key for key, value in same.items() if not isinstance(before, dict) or before.get(key) != value]
         if different:
-            raise UsageError(f"{path}: another {', '.join(different)}; choose another --out, or remove it")
-        rows = before["rows"]
+            raise UsageError(f"{path}: another {', '.join(different)}; choose another --out, or --again to begin anew")
+        files, rows = before.get("files", {}), before["rows"]
     where = {"machine": platform.node(), "warn_below_agreement": bundle.plan.warn_below_agreement}
-    return {**same, "command": command, **where, "rows": rows}
-
-
-def _describe(networks: Networks, threads: int) -> dict[str, Any]:
-    used = networks.predictor
-    return {"backend": used.backend, "device": used.device, "precision": used.precision, "threads": threads}
+    return {**same, "command": command, **where, "files": files, "rows": rows}
 
 
 def _outcome(row: Row) -> str:

@@ -66,6 +66,8 @@ def comparison(records: dict[str, Record], kind: str, command: str) -> str:
     dsc, nsd = ({name: scored_pairs(record["rows"], kind, metric) for name, record in records.items()}
                 for metric in ("dsc", "nsd"))  # fmt: skip
     first = next(iter(dsc.values()))
+    if not first:
+        raise UsageError(f"{next(iter(records))}: no organ of {SMALLEST_SCORED_ML:g} ml in the references of {kind}")
     about = next(iter(records.values()))["about_labels"]
     lines = [
         f"`{command}`",
