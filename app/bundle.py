@@ -88,6 +88,15 @@ def check_twin(twin: Bundle, folder: Path, plan: Plan) -> None:
         )
 
 
+def check_locator(locator: Bundle, folder: Path, plan: Plan) -> None:
+    """Raises BundleError unless the locator sees scans turned as the bundle in ``folder`` does, and whole."""
+    if locator.plan.orientation != plan.orientation or not locator.plan.can_be_cropped:
+        raise BundleError(
+            f"{locator.folder / PLAN_FILE}: expected the orientation of {folder / PLAN_FILE}, crop_to_nonzero false "
+            "and transpose_forward [0, 1, 2]"
+        )
+
+
 def write_hashes(folder: Path) -> None:
     """Writes ``SHA256SUMS`` (the format of ``sha256sum``) for the files of a bundle."""
     lines = [
@@ -105,11 +114,7 @@ def _load_locator(folder: Path, plan: Plan, hashes: dict[str, str]) -> Bundle | 
         return None
     read_verified(folder, _LOCATOR_HASHES, hashes)
     locator = load_bundle(folder / LOCATOR_FOLDER)
-    if locator.plan.orientation != plan.orientation or not locator.plan.can_be_cropped:
-        raise BundleError(
-            f"{locator.folder / PLAN_FILE}: expected the orientation of {folder / PLAN_FILE}, crop_to_nonzero false "
-            "and transpose_forward [0, 1, 2]"
-        )
+    check_locator(locator, folder, plan)
     return locator
 
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from app.backends import create_predictor
 from app.backends.shapes import network_shapes
-from app.bundle import load_bundle
+from app.bundle import load_bundle, write_hashes
 from app.errors import BundleError
 from app.network import build_network
 from app.plan import NetworkPlan, Plan
-from tests.conftest import default_plan, write_tiny_bundle
+from tests.conftest import default_plan, tiny_plan, write_tiny_bundle
 from tools.convert.__main__ import main
-from tools.convert.bundles import write_bundle
+from tools.convert.bundles import set_shortcuts, write_bundle
 from tools.convert.onnx_graph import build_onnx
 
 DEFAULT = Path(__file__).parent.parent / "weights" / "default"
@@ -180,3 +180,61 @@ def test_hashes_after_an_edit(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "plan.json" in capsys.readouterr().err
     assert main(["hashes", str(tmp_path)]) == 4
     assert not (tmp_path / "SHA256SUMS").exists()
+
+
+# --- shortcuts and parts -----------------------------------------------------------------------------------
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"crop": "body"}, "plan.json: shortcuts.crop goes with neither crop_to_nonzero nor transpose_forward"),
+        ({"margin": "-5"}, "plan.json: margin_mm and least_ml must not be negative"),
+        ({"locator": "yes"}, "locator/plan.json: expected the orientation of"),
+    ],
+)
+def test_shortcuts_that_cannot_be_change_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], words: str
+) -> None:
+    """As with an import of nnU-Net's, which crops to what is not 0 HU."""
+    plan = tiny_plan() | {"crop_to_nonzero": True}
+    bundle, locator = (write_tiny_bundle(tmp_path / name, plan) for name in ("bundle", "locator"))
+    before = content_of(bundle)
+    options = {"--crop": changes.get("crop"), "--margin": changes.get("margin")}
+    given = [word for option, value in options.items() if value for word in (option, value)]
+    given += ["--locator", str(locator)] if "locator" in changes else []
+    assert main(["shortcuts", str(bundle), *given]) != 0
+    assert words in capsys.readouterr().err
+    assert content_of(bundle) == before
+
+
+def test_a_locator_is_a_network_alone(tmp_path: Path) -> None:
+    bundle, locator, coarse = (write_tiny_bundle(tmp_path / name) for name in ("bundle", "locator", "coarse"))
+    set_shortcuts(locator, crop="organs", locator=coarse)
+    with pytest.raises(BundleError, match="has a locator or a twin of its own"):
+        set_shortcuts(bundle, crop="organs", locator=locator)
+    assert load_bundle(bundle).locator is None
+
+
+def test_a_locator_takes_the_place_of_another(tmp_path: Path) -> None:
+    """Files that the new one does not have go; its own locator as it is may be given, too."""
+    bundle, first, second = (write_tiny_bundle(tmp_path / name) for name in ("bundle", "first", "second"))
+    (first / "network-fp16.onnx").write_bytes((first / "network.onnx").read_bytes())
+    write_hashes(first)
+    for locator in (first, bundle / "locator", second):
+        set_shortcuts(bundle, crop="organs", locator=locator)
+    assert load_bundle(bundle).locator is not None
+    assert content_of(bundle / "locator") == content_of(second)
+
+
+def test_a_new_network_takes_locator_and_twin_of_the_old_one_away(tmp_path: Path) -> None:
+    plan = plan_of(SOLID, (8, 16, 24))
+    bundle, locator = random_bundle(tmp_path / "bundle", plan), write_tiny_bundle(tmp_path / "locator")
+    set_shortcuts(bundle, crop="organs", locator=locator)
+    random_bundle(bundle, plan)
+    assert load_bundle(bundle).locator is None
+    assert not (bundle / "locator").exists()

@@ -19,12 +19,13 @@ from app.bundle import (
     SAFETENSORS_FILE,
     TWIN_FOLDER,
     Bundle,
+    check_locator,
     load_bundle,
     read_hashes,
     read_verified,
     write_hashes,
 )
-from app.errors import BundleError, FolderError
+from app.errors import BundleError, FolderError, UsageError
 from app.onnx_check import check_self_contained
 from app.plan import Crop, Plan, PostprocessingPlan, ShortcutPlan, parse_plan
 from tools.convert.architectures import Architecture, export_onnx, restore
@@ -44,6 +45,8 @@ def write_bundle(
 ) -> None:
     """Writes plan, weights (safetensors), ONNX, model card and hashes; nothing if one of them cannot be made.
 
+    In place of a bundle that is there, whose locator and twin go with it: they belonged to another network.
+
     Args:
         half: rounds the weights to float16, which halves the files; both files hold the same rounded values.
         architecture: of a network that the plan does not describe; goes into the metadata of the safetensors.
@@ -58,21 +61,24 @@ def write_bundle(
     rounded = {name: np.ascontiguousarray(value, dtype=kind) for name, value in weights.items()}
     metadata = None if architecture is None else {_ARCHITECTURE: architecture.to_json()}
     onnx = build_onnx(plan, rounded) if metadata is None else _exported(plan, rounded, metadata[_ARCHITECTURE])
-    check_self_contained(onnx, str(folder / ONNX_FILE))
+    networks = _networks(onnx, folder)
     plan_text = json.dumps(asdict(plan), indent=1) + "\n"
     parse_plan(plan_text, f"{folder / PLAN_FILE} (not written)")  # what nobody can read is not written
     check_is_for_a_bundle(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for part in (LOCATOR_FOLDER, TWIN_FOLDER):
+        if (folder / part / HASH_FILE).exists():
+            shutil.rmtree(folder / part)
     (folder / PLAN_FILE).write_text(plan_text)
     (folder / SAFETENSORS_FILE).write_bytes(save(rounded, metadata))
-    _write_onnx(folder, onnx)
+    _write_networks(folder, networks)
     (folder / "MODEL_CARD.md").write_text(model_card)
     write_hashes(folder)
 
 
 def check_is_for_a_bundle(folder: Path) -> None:
     """Raises FolderError if the folder holds what is not a bundle's: the app would refuse the mixture."""
-    known = (HASH_FILE, LOCATOR_FOLDER, *BUNDLE_FILES)
+    known = (HASH_FILE, LOCATOR_FOLDER, TWIN_FOLDER, *BUNDLE_FILES)
     strangers = [path.name for path in folder.glob("*") if path.name not in known]
     if strangers:
         raise FolderError(f"{folder}: holds {', '.join(sorted(strangers)[:4])}; expected a new folder or a bundle's")
@@ -104,7 +110,7 @@ def rebuild_onnx(folder: Path) -> None:
         raise BundleError(
             f"{folder / SAFETENSORS_FILE}: {error}; expected the weights of the plan's network"
         ) from error
-    _write_onnx(folder, content)
+    _write_networks(folder, _networks(content, folder))
     write_hashes(folder)
 
 
@@ -119,24 +125,40 @@ def set_shortcuts(
     """Changes the shortcuts of a bundle and gives it a locator (a bundle of its own, which is copied); returns them.
 
     Raises:
-        BundleError: one of the bundles is altered, or there is no locator to crop to the organs with.
+        BundleError: one of the bundles is altered, there is no locator to crop to the organs with, or this one does
+            not go with the bundle.
+        UsageError: shortcuts that cannot be, at all or with this bundle.
     """
     bundle = load_bundle(folder)
-    source = None if locator is None else load_bundle(locator)
     given = {"crop": crop, "margin_mm": margin_mm, "least_ml": least_ml, "skip_air": skip_air}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    shortcuts = replace(bundle.plan.shortcuts, **changes)
-    if shortcuts.crop == "organs" and source is None and bundle.locator is None:
+    try:
+        shortcuts = replace(bundle.plan.shortcuts, **changes)
+        replace(bundle.plan, shortcuts=shortcuts)
+    except ValueError as error:
+        raise UsageError(f"{folder / PLAN_FILE}: {error}") from error
+    if shortcuts.crop == "organs" and locator is None and bundle.locator is None:
         raise BundleError(f"{folder}: no locator to find the organs with; give --locator a bundle")
-    if source is not None:
-        for name in source.sha256.keys() & {ONNX_FILE, HALF_ONNX_FILE}:
-            source.read(name)  # refuses a network that needs other files or foreign operators
-        target = folder / LOCATOR_FOLDER
-        target.mkdir(exist_ok=True)
-        for name in (HASH_FILE, *source.sha256):
-            shutil.copyfile(source.folder / name, target / name)
+    if locator is not None:
+        source = load_bundle(locator)
+        check_locator(source, folder, bundle.plan)
+        if source.locator or source.twin:
+            raise BundleError(f"{locator}: has a locator or a twin of its own; expected a network alone")
+        put_part(folder, LOCATOR_FOLDER, {name: source.read(name) for name in source.sha256})
     change_plan(folder, shortcuts=shortcuts)
     return shortcuts
+
+
+def put_part(folder: Path, part: str, files: dict[str, bytes]) -> None:
+    """Writes the files of a bundle within a bundle, in place of one that is there, and the hashes of both."""
+    target = folder / part
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir()
+    for name, content in files.items():
+        (target / name).write_bytes(content)
+    write_hashes(target)
+    write_hashes(folder)
 
 
 def renew_hashes(folder: Path) -> None:
@@ -163,10 +185,16 @@ def _check_networks(folder: Path) -> None:
 
 
 def change_plan(folder: Path, **sections: ShortcutPlan | PostprocessingPlan) -> None:
-    """Replaces sections of a bundle's ``plan.json`` and writes the hashes."""
+    """Replaces sections of a bundle's ``plan.json`` and writes the hashes.
+
+    Raises:
+        BundleError: the plan would not be one; it stays as it is.
+    """
     plan = json.loads((folder / PLAN_FILE).read_text())
     plan |= {name: asdict(section) for name, section in sections.items()}
-    (folder / PLAN_FILE).write_text(json.dumps(plan, indent=1) + "\n")
+    text = json.dumps(plan, indent=1) + "\n"
+    parse_plan(text, f"{folder / PLAN_FILE} (not written)")
+    (folder / PLAN_FILE).write_text(text)
     write_hashes(folder)
     load_bundle(folder)
 
@@ -185,17 +213,19 @@ def stored_architecture(bundle: Bundle) -> str:
     return str(found)
 
 
-def _write_onnx(folder: Path, content: bytes) -> None:
-    """Writes the network, and once more in half precision if its weights allow that."""
+def _networks(content: bytes, folder: Path) -> dict[str, bytes]:
+    """The network by the names of its files: itself, and once more in half precision if its weights allow that."""
     half = to_half_precision(content)
-    for written in (content, half):
-        if written is not None:
-            check_self_contained(written, str(folder / ONNX_FILE))
-    (folder / ONNX_FILE).write_bytes(content)
-    if half is None:
-        (folder / HALF_ONNX_FILE).unlink(missing_ok=True)
-    else:
-        (folder / HALF_ONNX_FILE).write_bytes(half)
+    found = {ONNX_FILE: content} if half is None else {ONNX_FILE: content, HALF_ONNX_FILE: half}
+    for name, network in found.items():
+        check_self_contained(network, str(folder / name))
+    return found
+
+
+def _write_networks(folder: Path, networks: dict[str, bytes]) -> None:
+    (folder / HALF_ONNX_FILE).unlink(missing_ok=True)
+    for name, content in networks.items():
+        (folder / name).write_bytes(content)
 
 
 def _exported(plan: Plan, weights: Weights, architecture_json: str) -> bytes:

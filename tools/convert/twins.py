@@ -1,21 +1,19 @@
 """Giving a bundle a second network, whose label map the app compares with the first one's (``--uncertainty``)."""
 
 import json
-import shutil
 from pathlib import Path
 
 from app.bundle import (
     HALF_ONNX_FILE,
-    HASH_FILE,
     ONNX_FILE,
     PLAN_FILE,
     SAFETENSORS_FILE,
     TWIN_FOLDER,
     check_twin,
     load_bundle,
-    write_hashes,
 )
 from app.errors import UsageError
+from tools.convert.bundles import put_part
 
 _COPIED = (ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md")
 
@@ -38,18 +36,4 @@ def add_twin(folder: Path, source: Path) -> None:
     plan.pop("shortcuts", None)
     files = {name: second.read(name) for name in _COPIED if name in second.sha256}
     files[PLAN_FILE] = (json.dumps(plan, indent=1) + "\n").encode()
-    remove_twin(folder)
-    target = folder / TWIN_FOLDER
-    target.mkdir()
-    for name, content in files.items():
-        (target / name).write_bytes(content)
-    write_hashes(target)
-    write_hashes(folder)
-
-
-def remove_twin(folder: Path) -> None:
-    """Takes the twin of a bundle away, if it has one."""
-    target = folder / TWIN_FOLDER
-    if (target / HASH_FILE).exists():
-        shutil.rmtree(target)
-        write_hashes(folder)
+    put_part(folder, TWIN_FOLDER, files)

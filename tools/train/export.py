@@ -11,7 +11,6 @@ from app.bundle import TWIN_FOLDER, write_hashes
 from app.errors import UsageError
 from app.plan import Plan
 from tools.convert.bundles import write_bundle
-from tools.convert.twins import remove_twin
 from tools.train.checkpoint import load_checkpoint
 from tools.train.planning import PLAN_FILE, TrainPlan, changed, read_train_plan
 
@@ -59,7 +58,6 @@ def export_bundle(
     siblings = len(networks) if choice == "both" else 1
     exported = replace(plan.app, name=name, network=replace(plan.app.network, siblings=siblings))
     state_of_weights = f"{'running means' if averages else 'last state'} of the weights"
-    remove_twin(folder)  # of an earlier export: the sibling of other weights
     what = f"{_EXPORTED[choice]}, {state_of_weights}"
     write_bundle(folder, exported, weights, _model_card(name, trained, state["progress"], what))
     if weights_of_twin is not None:
