@@ -23,7 +23,7 @@ from app.plan import parse_plan
 from tests.conftest import read_label_map, tiny_label_map, tissue, write_scan
 from tools.bench import networks, rows, runs, scans, summary, targets
 from tools.bench.__main__ import main
-from tools.bench.records import keep_group, rounds_wanted
+from tools.bench.records import WHERE_FROM, keep_group, rounds_wanted
 from tools.bench.rows import Row
 from tools.bench.table import _by_group, _command, _commit, markdown
 
@@ -313,11 +313,14 @@ def test_failed_row_is_missing_and_not_zero() -> None:
 
 def test_runs_are_kept_only_with_the_same_digest_and_failures_are_tried_again() -> None:
     old = {OURS.name: _app_record(OURS, [10, 11]), V1.name: _record(V1, [40])}
+    old[V1.name] |= {"machine": "old", "commit": "old", "command": "old"}
     old[V1.name]["runs"].append({"error": "killed"})
     kept = keep_group([OURS, V1], old, "a", again=False)
     assert [len(kept[row.name]["runs"]) for row in (OURS, V1)] == [2, 1]
+    assert [kept[V1.name][fact] for fact in WHERE_FROM] == ["old"] * 3
     for digest, again in (("b", False), ("a", True)):
-        assert not any(record["runs"] for record in keep_group([OURS, V1], old, digest, again).values())
+        begun = keep_group([OURS, V1], old, digest, again)
+        assert not any(record["runs"] or "commit" in record for record in begun.values())
 
 
 def test_slow_groups_run_less_often() -> None:

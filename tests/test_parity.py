@@ -41,7 +41,7 @@ def a_record(row: Row = FASTEST, **changes: Any) -> dict[str, Any]:
         "name": row.name,
         "row": {"peer": row.peer, "network": row.network, "scan": row.scan, "backend": row.backend}
         | {"mode": row.mode, "step": row.step, "mirror": row.mirror, "group": row.group},
-        "weights_sha256": "of other weights",
+        "network_sha256": "of other weights",
         "peer": measurement,
         "ours": {**measurement, "wall_s": 10.0, "peak_rss_mib": 500.0},
         "agreement": 0.99999,
@@ -277,7 +277,7 @@ def test_finished_rows_are_not_run_again(
         if row.backend == "openvino":
             raise CaseError("no luck")
         ran.append(row.name)
-        return a_record(row, failures=["agreement 0.9, limit 0.9999"], weights_sha256=workshop.weights_sha256)
+        return a_record(row, failures=["agreement 0.9, limit 0.9999"], network_sha256=workshop.network_sha256)
 
     monkeypatch.setattr(Workshop, "run", run)
     arguments = ["--work", str(tmp_path), "--data", str(tmp_path), "--rows", "v1-fastest", "--scans", "ct_006"]
@@ -292,6 +292,12 @@ def test_finished_rows_are_not_run_again(
     assert "no luck" in capsys.readouterr().err
     assert parity.main(["--work", str(tmp_path), "--table"]) == 1
     assert "fails: agreement 0.9" in (tmp_path / "parity.md").read_text()
+    write_records(tmp_path / "parity.json", {FASTEST.name: a_record()})
+    assert parity.main(["--work", str(tmp_path), "--table"]) == 0  # of whatever network
+    assert "1 of 1 rows count" in (tmp_path / "parity.md").read_text()
+    (tmp_path / "parity.json").unlink()
+    assert parity.main(["--work", str(tmp_path), "--table"]) == 3
+    assert "no rows in it" in capsys.readouterr().err
 
 
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from app.interruption import EXIT_INTERRUPTED, interruptible
 from tools.bench.explanation import EPILOG
 from tools.bench.machine import ROOT, commit, has_bf16, machine_facts
 from tools.bench.plots import draw_plots
-from tools.bench.records import keep_group, read_results, rounds_wanted, with_conclusions, write_results
+from tools.bench.records import WHERE_FROM, keep_group, read_results, rounds_wanted, with_conclusions, write_results
 from tools.bench.rows import Row, all_rows, quick_rows, select_rows
 from tools.bench.runs import Workshop
 from tools.bench.table import markdown
@@ -110,7 +110,7 @@ class _Bench:
             print(f"scan {scan}", flush=True)
             self._results["scans"][scan] = self._workshop.scan_facts(scan)
         kept = keep_group(rows, self._results["rows"], self._workshop.digest(rows[0]), self._again)
-        self._results["rows"] |= {name: record | self._facts for name, record in kept.items()}
+        self._results["rows"] |= kept
 
     def run_group(self, rows: list[Row]) -> None:
         """Round after round: each row once, in order; a row that fails is left out from then on.
@@ -131,6 +131,7 @@ class _Bench:
                     )
                 run = self._workshop.run(row)
                 runs.append(run)
+                records[row.name] |= self._facts
                 if run["error"]:
                     failed.add(row.name)
                 self._save()
@@ -167,7 +168,8 @@ def _read_existing(path: Path) -> dict[str, Any]:
         raise FolderError(f"{path}: not there; expected the {RESULTS_FILE} of an earlier run")
     results = read_results(path)
     for name, record in results["rows"].items():
-        if missing := {"machine", "commit", "command"} - set(record):
+        missing = set(WHERE_FROM) - set(record)
+        if record["runs"] and missing:
             raise FolderError(f"{path}: {name} has no {', '.join(sorted(missing))}; expected what make bench writes")
     return results
 

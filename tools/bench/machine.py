@@ -12,7 +12,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("openvino", "numpy", "scipy", "nibabel", "isal", "SimpleITK")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-_MEASURED = ("app/**/*.py", "tools/bench/*.py", "tools/parity/run_*.py", "tools/parity/requirements-*.txt")
+_MEASURED = (
+    *("app/**/*.py", "tools/bench/*.py", "tools/parity/run_*.py", "tools/parity/requirements-*.txt"),
+    *(f"tools/parity/{name}.py" for name in ("compare", "environments", "measure", "peer_models")),
+)
 _DRAWING = {"plots.py", "table.py", "summary.py", "targets.py", "__main__.py"}  # of tools/bench: change no measurement
 
 

@@ -23,7 +23,7 @@ def draw_plots(results: dict[str, Any], folder: Path) -> list[Path]:
             groups.setdefault((record["row"]["network"], record["row"]["group"]), []).append((name, found))
     if not groups:
         return []
-    machines = [record["machine"] for record in results["rows"].values()]
+    machines = [record["machine"] for record in results["rows"].values() if record["runs"]]
     places = dict.fromkeys(f"{facts['cpu']}, {facts['cores']} cores ({facts['host']})" for facts in machines)
     title = f"{' / '.join(places)}; medians of cold processes"
     panels = list(groups.values())

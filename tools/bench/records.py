@@ -12,6 +12,7 @@ from tools.bench.summary import summarise
 from tools.bench.targets import evaluate_targets
 
 SCHEMA_VERSION = 1
+WHERE_FROM = ("machine", "commit", "command")  # of a row's last run
 
 Record = dict[str, Any]
 
@@ -57,11 +58,12 @@ def keep_group(rows: list[Row], records: dict[str, Record], digest: str, again: 
     stale = again or any(record["digest"] != digest for record in old)
     kept = {}
     for row in rows:
-        runs = [] if stale or row.name not in records else records[row.name]["runs"]
+        before = {} if stale else records.get(row.name, {})
         kept[row.name] = {
+            **{fact: before[fact] for fact in WHERE_FROM if fact in before},
             "row": {**asdict(row), "contestant": row.contestant, "window_name": row.window_name},
             "digest": digest,
-            "runs": [run for run in runs if run["error"] is None],
+            "runs": [run for run in before.get("runs", []) if run["error"] is None],
         }
     return kept
 

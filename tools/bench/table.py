@@ -15,7 +15,7 @@ def markdown(results: dict[str, Any]) -> str:
         _stages(rows, summary["rows"]),
         _windows(rows, summary["rows"]),
         _ratios(summary["ratios"]),
-        _places(rows, results),
+        _places({name: record for name, record in rows.items() if record["runs"]}, results),
     ]
     return "\n".join(part for part in parts if part)
 

@@ -28,7 +28,7 @@ groups of rows: v1-fastest, v1-normal, v1-mirror, v2, v2-mirror, shapes, full-si
 
 written to --work: venv-v1 and venv-v2 (made once), models, bundles, scans, label maps, logs, parity.json and
 parity.md. A row is added to parity.json when it has finished; the next run leaves it alone unless --again is given
-or weights/default has changed.
+or plan or weights of weights/default have changed.
 
 examples:
   python -m tools.parity                                   all rows: about an hour on two cores
@@ -85,12 +85,15 @@ def _run(arguments: argparse.Namespace) -> int:
     workshop = Workshop(
         work, arguments.data.resolve(), work, arguments.pip_options, arguments.threads, again=arguments.again_peer
     )
-    records = {
-        name: record
-        for name, record in read_records(results).items()
-        if record["weights_sha256"] == workshop.weights_sha256
-    }
-    todo = [] if arguments.table else [row for row in rows if arguments.again or row.name not in records]
+    records = read_records(results)
+    if arguments.table:
+        todo = []
+        if not records:
+            raise FolderError(f"{results}: no rows in it; expected those of an earlier run, which --table only shows")
+    else:
+        ours = workshop.network_sha256
+        records = {name: record for name, record in records.items() if record.get("network_sha256") == ours}
+        todo = [row for row in rows if arguments.again or row.name not in records]
     if todo and not arguments.data.is_dir():
         raise FolderError(f"{arguments.data}: no such folder; expected CT scans ct_001_0000.nii.gz etc. Give --data")
     not_run = 0

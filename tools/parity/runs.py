@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Workshop:
         pip_options: given to pip.
         threads: for both sides; None leaves it to them.
         again: run the peer anew where its label map is there.
+        network_sha256: of plan and weights, on which what is kept depends.
     """
 
     work: Path
@@ -45,7 +47,8 @@ class Workshop:
     def __post_init__(self) -> None:
         self._bundle = load_bundle(_DEFAULT_BUNDLE)
         self._weights = load(self._bundle.read(SAFETENSORS_FILE))
-        self.weights_sha256 = self._bundle.sha256[SAFETENSORS_FILE]
+        both = self._bundle.sha256[PLAN_FILE] + self._bundle.sha256[SAFETENSORS_FILE]
+        self.network_sha256 = sha256(both.encode()).hexdigest()
 
     def run(self, row: Row) -> dict[str, Any]:
         """The record of a row: both measurements, the comparison, whether it counts and what it breaks."""
@@ -58,7 +61,7 @@ class Workshop:
         return {
             "name": row.name,
             "row": asdict(row),
-            "weights_sha256": self.weights_sha256,
+            "network_sha256": self.network_sha256,
             "peer": asdict(peer),
             "ours": asdict(ours),
             "agreement": found.agreement,
@@ -83,7 +86,7 @@ class Workshop:
 
     def _peer_prediction(self, row: Row, scan: Path) -> tuple[Path, Measurement]:
         """The peer's label map and what it took; kept from an earlier run if it is there."""
-        out = self.work / "peer" / self.weights_sha256[:8] / row.peer_name
+        out = self.work / "peer" / self.network_sha256[:8] / row.peer_name
         record = out / "measurement.json"
         label_map = out / f"{row.scan}.nii.gz"
         if record.is_file() and label_map.is_file() and not (self.again and self._first(f"peer {row.peer_name}")):
