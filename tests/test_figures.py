@@ -199,9 +199,11 @@ def test_the_box_around_a_slice_needs_no_room_for_what_is_elsewhere() -> None:
     scan.scan.voxels[:] = -1000
     scan.scan.voxels[:, 20:60, 30:50] = 40
     scan.scan.voxels[45:, 20:60, 4:76] = 40  # shoulders
-    z, _, x = visible_box(scan, slice(28, 36))
-    assert (z.start, z.stop) == (30 - 9, 33 + 9)
-    assert (x.start, x.stop) == (26, 54)
+    slab = scan.slab(28, 36)
+    assert slab.geometry.origin_zyx_mm[0] == scan.geometry.origin_zyx_mm[0] + 28 * 5
+    assert visible_box(slab)[0] == slice(0, 8)
+    assert visible_box(slab)[2] == slice(26, 54)
+    assert visible_box(scan)[0] == slice(30 - 9, 33 + 9)
     assert visible_box(scan)[2] == slice(0, 80)
 
 

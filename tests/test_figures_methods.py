@@ -95,6 +95,23 @@ def test_dsc_in_the_corner_by_hand() -> None:
     assert mean_dsc(organs(2, 5, 0), organs(2, 5, 0)) is None
 
 
+def test_a_row_keeps_what_is_near_its_slice(folder: Path) -> None:
+    """20 mm of slices of 5 mm on either side; the DSC is the whole scan's, whatever a method is called."""
+    hu = np.full((40, 40, 50), 40, dtype=np.int16)
+    hu[:, :4] = -1000
+    labels = np.zeros(hu.shape, dtype=np.uint8)
+    labels[2:30, 16:24, 10:18] = LIVER
+    save(folder / "scans" / "c_0000.nii.gz", hu)
+    save(folder / "references" / "c.nii.gz", labels)
+    labels[16:] = 0
+    save(folder / "A" / "c.nii.gz", labels)
+    (row,) = read_case_rows(folder / "scans", folder / "references", {"Reference": folder / "A"}, ["c"], {"c": 8})
+    assert (row.slice_z, row.first_z, row.slices) == (7, 3, 40)
+    assert row.reference.label_map.shape == row.methods["Reference"].scan.voxels.shape == (9, 40, 50)
+    assert row.dsc == {"Reference": pytest.approx(2 * 14 / (14 + 28))}
+    assert draw_methods([row], "title").width >= 1000
+
+
 @pytest.mark.parametrize("methods", [1, 3, 6])
 def test_any_number_of_methods_fits(folder: Path, methods: int) -> None:
     folders = {f"method {index}": folder / "A" for index in range(methods)}

@@ -6,7 +6,7 @@ as it lies. Coronal and sagittal slices only need the head up.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from app.errors import CaseError
-from app.orientation import axis_map_to_lps
+from app.orientation import as_vector, axis_map_to_lps
 from app.volume import Float32Array, Geometry, LabelArray, Shape, Volume
 from app.volume_io import read_volume
 from tools.evaluate.geometry import describe_difference
@@ -28,7 +28,6 @@ _BODY_MARGIN_MM = 8.0
 _ORGANS_MARGIN_MM = 45.0
 _SHOWN_WELL = 0.4  # of an organ's largest area
 _LARGEST_LABEL = 255
-_EVERYWHERE = slice(None)
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,15 @@ class LabelledScan:
         hu *= np.float32(self.scan.slope)
         hu += np.float32(self.scan.intercept)
         return hu
+
+    def slab(self, start: int, stop: int) -> "LabelledScan":
+        """A copy of these slices, so that the others can be let go."""
+        geometry = self.geometry
+        shape = (stop - start, *geometry.shape_zyx[1:])
+        step_mm = np.asarray(geometry.direction)[:, 0] * geometry.spacing_zyx_mm[0]
+        moved = replace(geometry, shape_zyx=shape, origin_zyx_mm=as_vector(geometry.origin_zyx_mm + start * step_mm))
+        scan = replace(self.scan, voxels=self.scan.voxels[start:stop].copy(), geometry=moved)
+        return replace(self, scan=scan, label_map=self.label_map[start:stop].copy())
 
 
 def read_labelled_scan(scan_path: Path, label_path: Path, labels: tuple[str, ...]) -> LabelledScan:
@@ -109,32 +117,26 @@ def choose_planes(scan: LabelledScan) -> Shape:
     return (z, y, x)
 
 
-def visible_box(scan: LabelledScan, within_z: slice = _EVERYWHERE) -> Box:
+def visible_box(scan: LabelledScan) -> Box:
     """What the picture shows: in plane the body (and all organs), along z the organs, with a margin.
 
     The body is the largest connected part denser than lung after an opening by one cell of 4 mm, which takes
     tables and wires away.
-
-    Args:
-        scan: the scan and its organs.
-        within_z: where body and organs are looked for: a slice of the belly needs no room for shoulders.
     """
     spacing, shape = scan.geometry.spacing_zyx_mm, scan.label_map.shape
     steps = [max(1, round(_BODY_STEP_MM / length)) for length in spacing]
-    first, last, _ = within_z.indices(shape[0])
-    dense = scan.hu((slice(first, last, steps[0]), *(slice(None, None, step) for step in steps[1:]))) > _BODY_HU
+    z, y, x = (slice(None, None, step) for step in steps)
+    dense = scan.hu((z, y, x)) > _BODY_HU
     cross = ndimage.generate_binary_structure(2, 1)[None]
     components, count = ndimage.label(ndimage.binary_opening(dense, cross))
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     body = ndimage.find_objects(components)[int(np.argmax(sizes))] if count else None
-    organs = next(iter(ndimage.find_objects((scan.label_map[first:last] > 0).view(np.uint8))), None)
-    offsets = (first, 0, 0)
+    organs = next(iter(ndimage.find_objects((scan.label_map > 0).view(np.uint8))), None)
     ranges: list[list[tuple[float, float]]] = [[], [], []]
     for axis in range(3):
         if organs:
             margin = (_ORGANS_MARGIN_MM if axis == 0 else _BODY_MARGIN_MM) / spacing[axis]
-            start, stop = organs[axis].start + offsets[axis], organs[axis].stop + offsets[axis]
-            ranges[axis].append((start - margin, stop + margin))
+            ranges[axis].append((organs[axis].start - margin, organs[axis].stop + margin))
         if body and axis > 0:
             start, stop = body[axis].start * steps[axis], body[axis].stop * steps[axis]
             ranges[axis].append((start - _BODY_MARGIN_MM / spacing[axis], stop + _BODY_MARGIN_MM / spacing[axis]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from app.errors import CaseError, UsageError
@@ -27,19 +28,25 @@ _REMARK = "Numbers in corners: mean DSC of the whole scan over the organs that r
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case: the scan with its reference, then with each method's label map.
+    """One case: the scan with its reference, then with each method's label map, near the slice that is shown.
 
     Attributes:
         case_id: its name.
         reference: the scan and the reference.
         methods: the same scan and what each method made of it, by the method's name.
+        dsc: of the whole scan, by the method's name; None where neither has an organ.
         slice_z: which axial slice is shown, counted on the patient's axes.
+        first_z: where the part that is kept begins.
+        slices: of the whole scan.
     """
 
     case_id: str
     reference: LabelledScan
     methods: Mapping[str, LabelledScan]
+    dsc: Mapping[str, float | None]
     slice_z: int
+    first_z: int
+    slices: int
 
 
 def read_case_rows(
@@ -76,7 +83,7 @@ def draw_methods(rows: Sequence[CaseRow], title: str) -> Image.Image:
     room = _LARGEST_WIDTH_PX - 2 * _MARGIN_PX - (columns - 1) * _GAP_PX
     width = min(_PANEL_PX, room // columns)
     right = max(_MARGIN_PX + columns * width + (columns - 1) * _GAP_PX, _LEAST_WIDTH_PX - _MARGIN_PX)
-    boxes = [_box_around_slice(row) for row in rows]
+    boxes = [visible_box(row.reference) for row in rows]
     scales = [_px_per_mm(row, box, width) for row, box in zip(rows, boxes, strict=True)]
     panels, top = [], _HEADER_PX
     for row, box, scale in zip(rows, boxes, scales, strict=True):
@@ -129,31 +136,36 @@ def _read_row(
     if number is not None and not 1 <= number <= count:
         raise UsageError(f"--slice {case_id}={number}: {paths[0]} has slices 1 to {count}")
     slice_z = choose_planes(reference)[0] if number is None else number - 1
-    return CaseRow(case_id, reference, dict(zip(methods, others, strict=True)), slice_z)
+    near = round(_NEAR_MM / reference.geometry.spacing_zyx_mm[0])
+    first, stop = max(0, slice_z - near), min(count, slice_z + near + 1)
+    by_method = dict(zip(methods, others, strict=True))
+    return CaseRow(
+        case_id=case_id,
+        reference=reference.slab(first, stop),
+        methods={name: found.slab(first, stop) for name, found in by_method.items()},
+        dsc={name: mean_dsc(found.label_map, reference.label_map) for name, found in by_method.items()},
+        slice_z=slice_z,
+        first_z=first,
+        slices=count,
+    )
 
 
 def _panels(row: CaseRow, box: Box, width_px: int, px_per_mm: float, top_px: int) -> list[Panel]:
     """Scan, reference, methods: one size, side by side."""
-    cut = (row.slice_z, *box[1:])
+    cut = (row.slice_z - row.first_z, *box[1:])
     hu, reference = row.reference.hu(cut), row.reference.label_map
     shape_px = (max(1, round(hu.shape[0] * row.reference.geometry.spacing_zyx_mm[1] * px_per_mm)), width_px)
     left_px = [_MARGIN_PX + index * (width_px + _GAP_PX) for index in range(2 + len(row.methods))]
-    position = f"slice {row.slice_z + 1} of {len(reference)}"
+    position = f"slice {row.slice_z + 1} of {row.slices}"
     scan = render_slice(hu, reference[cut] * 0, shape_px)
     panels = [Panel(row.case_id, position, scan, left_px[0], top_px, marks=("R", "L", "A", "P"))]
-    label_maps = {"Reference": reference} | {name: found.label_map for name, found in row.methods.items()}
-    for (name, label_map), left in zip(label_maps.items(), left_px[1:], strict=True):
-        dsc = None if label_map is reference else mean_dsc(label_map, reference)
+    columns: list[tuple[str, LabelArray, float | None]] = [("Reference", reference, None)]
+    columns += [(name, found.label_map, row.dsc[name]) for name, found in row.methods.items()]
+    for (name, label_map, dsc), left in zip(columns, left_px[1:], strict=True):
         image, tags = render_slice(hu, label_map[cut], shape_px), organ_tags(label_map[cut], shape_px)
         corner = "" if dsc is None else f"DSC {dsc:.3f}"
         panels.append(Panel(name, "", image, left, top_px, tags=tags, corner=corner))
     return panels
-
-
-def _box_around_slice(row: CaseRow) -> Box:
-    """Body and organs near the slice."""
-    near = round(_NEAR_MM / row.reference.geometry.spacing_zyx_mm[0])
-    return visible_box(row.reference, slice(max(0, row.slice_z - near), row.slice_z + near + 1))
 
 
 def _px_per_mm(row: CaseRow, box: Box, width_px: int) -> float:
@@ -163,6 +175,8 @@ def _px_per_mm(row: CaseRow, box: Box, width_px: int) -> float:
 
 def _shown_organs(rows: Sequence[CaseRow]) -> dict[str, bool]:
     """Every organ, and whether it is in a panel."""
-    slices = [found.label_map[row.slice_z] for row in rows for found in (row.reference, *row.methods.values())]
-    shown = {int(label) for labels in slices for label in set(labels.ravel().tolist())}
+    shown: set[int] = set()
+    for row in rows:
+        for found in (row.reference, *row.methods.values()):
+            shown |= set(np.unique(found.label_map[row.slice_z - row.first_z]).tolist())
     return {organ.name: organ.label in shown for organ in CORRECTED.organs}
