@@ -41,6 +41,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """The text under ``path``, in UTF-8, whole or not at all; errors as of ``atomic_file``."""
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+
+
 def remove_partial(path: Path) -> None:
     """Removes what a killed run left of ``path``, but not what another run is writing.
 

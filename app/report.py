@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from app import __version__
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.earlier_report import EarlierRun, read_earlier_runs, without_redone
 from app.errors import FolderError
 from app.memory import MemoryRecord
@@ -191,8 +191,7 @@ class RunRecord:
         self.earlier_runs = without_redone(self.earlier_runs, redone)
         self.peak_memory_mib = peak_memory_mib()
         text = json.dumps(asdict(self), indent=2, default=str)
-        with atomic_file(path) as stream:
-            stream.write(text.encode())
+        write_text(path, text)
 
 
 def peak_memory_mib() -> float | None:

@@ -244,6 +244,20 @@ def test_the_command_line_writes_both_where_they_lie(tmp_path: Path, capsys: pyt
     assert main([*files[:2], "--kind", "hu+40", "--labels-out", files[3]]) == 2
 
 
+def test_no_file_is_written_over_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phantom = make_phantom(2, (20, 16, 16), (4.0, 8.0, 8.0))
+    scan, labels, out = (tmp_path / f"{name}.nii.gz" for name in ("scan", "labels", "out"))
+    write_ct(scan, phantom.voxels_hu, phantom.geometry)
+    write_label_map(labels, phantom.label_map, phantom.volume)
+    before = scan.read_bytes(), labels.read_bytes()
+    kind = ["--kind", "hu+40", "--labels", str(labels), "--labels-out"]
+    for first, second in ((scan, out), (out, labels), (out, tmp_path / "." / "out.nii.gz"), (labels, out)):
+        assert main([str(scan), str(first), *kind, str(second)]) == 2
+        assert "expected different files" in capsys.readouterr().err
+    assert (scan.read_bytes(), labels.read_bytes()) == before
+    assert not out.exists()
+
+
 def test_a_flipped_scan_with_slope_is_read_as_hu_on_the_patients_axes(tmp_path: Path) -> None:
     stored = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # x, y, z; RAS
     image = nib.Nifti1Image(stored, np.diag([2.0, 3.0, 4.0, 1.0]))

@@ -85,7 +85,7 @@ def test_a_run_that_fails_as_a_whole_is_said(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretend(monkeypatch, 0, 4)
-    assert main(arguments) != 0
+    assert main(arguments) == 4
     assert "the app ended with 4 in fp32" in capsys.readouterr().err
 
 

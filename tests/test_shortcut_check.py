@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.bundle import load_bundle
-from tests.conftest import ROOT, TINY_LABELS, tissue, write_scan, write_tiny_bundle
+from tests.conftest import ROOT, TINY_LABELS, tiny_plan, tissue, write_scan, write_tiny_bundle
 from tools.convert.bundles import set_shortcuts
 from tools.shortcut_check import main, markdown
 
@@ -63,6 +63,19 @@ def test_a_folder_without_scans_is_named(tmp_path: Path, capsys: pytest.CaptureF
     errors = capsys.readouterr().err
     assert f"{tmp_path}: no *_0000.nii.gz; expected scans" in errors
     assert f"{tmp_path}: no b_0000.nii.gz; expected scans" in errors
+
+
+def test_what_was_mistyped_is_not_left_out(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*files, "--only", "a", "typo"]) == 3
+    assert "no typo_0000.nii.gz" in capsys.readouterr().err
+    assert main([*files, "--labels", str(tmp_path / "nowhere")]) == 3
+    assert "nowhere: no such folder; expected label maps" in capsys.readouterr().err
+    uncroppable = write_tiny_bundle(tmp_path / "uncroppable", tiny_plan() | {"crop_to_nonzero": True})
+    assert main([*files, "--bundle", str(uncroppable)]) == 2
+    assert "without crop_to_nonzero" in capsys.readouterr().err
+    assert not (tmp_path / "check.json").exists()
 
 
 def test_a_bad_scan_does_not_lose_the_others(

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import atomic_file, write_text
 from app.cases import prepare_output_folder
 from app.errors import AppError
 from tools.figures.planes import DEFAULT_BUNDLE, write_planes
@@ -122,8 +122,7 @@ def write_volumes(path: Path, volumes_ml: dict[str, float]) -> None:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["label", "organ", "volume_ml"])
     rows.writerows([label, organ, f"{volume:.2f}"] for label, (organ, volume) in enumerate(volumes_ml.items(), start=1))
-    with atomic_file(path) as stream:
-        stream.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def format_volumes(volumes_ml: dict[str, float]) -> str:

@@ -8,7 +8,6 @@ since predictions do not count on what a crop saves.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,10 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.backends import network_source
 from app.bundle import Bundle, load_bundle
 from app.cases import single_case
+from app.errors import AppError, CaseError, FolderError, UsageError
 from app.machine_limits import processor_limit
 from app.options import Options
 from app.progress import SilentProgress
@@ -97,7 +97,17 @@ def _wrapped(source: NetworkSource, wrap: Callable[[Predictor], Predictor]) -> N
 def main(argv: list[str] | None = None) -> int:
     """0 if every prediction is within 15 % of what was measured, else 1."""
     arguments = _parser().parse_args(argv)
+    try:
+        return _check(arguments)
+    except AppError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _check(arguments: argparse.Namespace) -> int:
     plan = load_bundle(arguments.bundle).plan
+    if missing := [str(scan) for scan in arguments.scans if not scan.exists()]:
+        raise FolderError(f"{', '.join(missing)}: no such scan")
     arguments.mode = arguments.mode or plan.mode
     if arguments.measure:
         print(json.dumps(asdict(_measure(arguments))))
@@ -125,8 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             "together": arguments.together,
             "scans": comparisons,
         }
-        with atomic_file(arguments.out) as stream:
-            stream.write((json.dumps(record, indent=1) + "\n").encode())
+        write_text(arguments.out, json.dumps(record, indent=1) + "\n")
     return int(any(abs(found["deviation"]) > _LARGEST_DEVIATION for found in comparisons))
 
 
@@ -151,7 +160,9 @@ def _measure_in_new_process(arguments: argparse.Namespace, scans: list[Path]) ->
     command += ["--precision", arguments.precision]
     command += ["--one-window"] if arguments.one_window else []
     command += ["--uncertainty"] if arguments.uncertainty else []
-    done = subprocess.run(command, cwd=_ROOT, env=dict(os.environ), stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        raise CaseError(f"{', '.join(map(str, scans))}: not measured; the message is above")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -165,11 +176,11 @@ def _measure(arguments: argparse.Namespace) -> Comparison:
         run(cases, sources, options, SilentProgress(), record)
     measured_mib = peak_memory_mib()
     if measured_mib is None:
-        raise SystemExit("this kernel does not tell the peak memory of a process (VmHWM in /proc/self/status)")
+        raise AppError("this kernel does not tell the peak memory of a process (VmHWM in /proc/self/status)")
     needs = []
     for done in record.cases:
         if not (done.memory and done.shape_zyx and done.network_shape_zyx):
-            raise SystemExit(f"{done.input}: {done.error}")
+            raise CaseError(f"{done.input}: {done.error}")
         needs.append((done.memory, done.shape_zyx, done.network_shape_zyx))
     memory, shape, network_shape = max(needs, key=lambda need: need[0].need_mib)
     return Comparison(
@@ -188,7 +199,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[NetworkSources, Options]:
     """The networks of the bundle, and its own way to run them."""
     bundle = load_bundle(arguments.bundle)
     if arguments.uncertainty and bundle.twin is None:
-        raise SystemExit(f"--uncertainty: {bundle.folder} has no twin")
+        raise UsageError(f"--uncertainty: {bundle.folder} has no twin")
     crop = bundle.plan.shortcuts.crop
 
     def source(part: Bundle) -> NetworkSource:

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from app.atomic_files import atomic_file
+from app.atomic_files import atomic_file, write_text
 from app.bundle import HASH_FILE, Bundle, load_bundle
+from app.cases import prepare_output_folder
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, FolderError
 from app.pipeline import segment
 from app.plausibility import (
     LEAST_COMPACTNESS,
@@ -74,16 +76,33 @@ class Row:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 unless a scan as it is gets a warning; writes the JSON either way."""
+    """0 unless a scan as it is gets a warning or cannot be read; writes the JSON either way."""
     arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments, sys.argv[1:] if argv is None else argv)
+    except AppError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    scans = sorted(arguments.scans.glob("*_0000.nii.gz"))
+    if not scans:
+        raise FolderError(f"{arguments.scans}: no X_0000.nii.gz; expected scans. Give --scans")
     bundle = load_bundle(arguments.bundle)
+    prepare_output_folder(arguments.out.parent)
     check = _Check(bundle, arguments.work, arguments.kept)
-    rows = []
-    for path in sorted(arguments.scans.glob("*_0000.nii.gz")):
-        for row in check.rows(path, arguments.turns):
-            print(f"{row.scan} {row.change}: {'; '.join(row.warnings) or 'nothing'}", flush=True)
-            rows.append(row)
-    command = shlex.join(["python", "-m", "tools.plausibility_check", *(sys.argv[1:] if argv is None else argv)])
+    rows: list[Row] = []
+    failed = False
+    for path in scans:
+        try:
+            for row in check.rows(path, arguments.turns):
+                print(f"{row.scan} {row.change}: {'; '.join(row.warnings) or 'nothing'}", flush=True)
+                rows.append(row)
+        except CaseError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+    command = shlex.join(["python", "-m", "tools.plausibility_check", *argv])
     limits = {
         "tissue_share": LEAST_TISSUE_SHARE,
         "organs_ml": LEAST_ORGANS_ML,
@@ -98,9 +117,9 @@ def main(argv: list[str] | None = None) -> int:
         "summary": summarise(rows),
         "rows": [asdict(row) for row in rows],
     }
-    with atomic_file(arguments.out) as stream:
-        stream.write((json.dumps(report, indent=1) + "\n").encode())
-    return 1 if any(row.warnings for row in rows if row.change == AS_IS) else 0
+    write_text(arguments.out, json.dumps(report, indent=1) + "\n")
+    warned = any(row.warnings for row in rows if row.change == AS_IS)
+    return EXIT_CASE_FAILED if failed or warned else EXIT_OK
 
 
 def summarise(rows: list[Row]) -> dict[str, dict[str, Any]]:
@@ -131,6 +150,8 @@ class _Check:
     def rows(self, path: Path, turns: list[str]) -> Iterator[Row]:
         """The rows of one scan."""
         volume, scan = read_volume(path), path.name.removesuffix("_0000.nii.gz")
+        if self._kept and not self._path(scan, AS_IS, volume).exists():
+            return
         label_map = self._label_map(scan, AS_IS, volume)
         yield self._row(scan, AS_IS, volume, label_map)
         hu = volume.voxels * np.float32(volume.slope) + np.float32(volume.intercept)
@@ -148,7 +169,7 @@ class _Check:
                 yield from self._segmented(scan, name, replace(volume, voxels=voxels, geometry=geometry))
 
     def _segmented(self, scan: str, change: str, volume: Volume) -> Iterator[Row]:
-        if not self._kept or self._path(scan, change).exists():
+        if not self._kept or self._path(scan, change, volume).exists():
             yield self._row(scan, change, volume, self._label_map(scan, change, volume))
 
     def _row(self, scan: str, change: str, volume: Volume, label_map: LabelArray) -> Row:
@@ -160,7 +181,7 @@ class _Check:
         return Row(scan, change, findings, find_warnings(findings, labels), round(cpu_s, 4))
 
     def _label_map(self, scan: str, change: str, volume: Volume) -> LabelArray:
-        path = self._path(scan, change)
+        path = self._path(scan, change, volume)
         if path.exists():
             kept: LabelArray = np.load(path)["labels"]
             return kept
@@ -170,8 +191,11 @@ class _Check:
             np.savez_compressed(stream, labels=label_map)
         return label_map
 
-    def _path(self, scan: str, change: str) -> Path:
-        return self._work / f"{scan}-{change.replace(' ', '_').replace(',', '')}.npz"
+    def _path(self, scan: str, change: str, volume: Volume) -> Path:
+        """By what the voxels are and where they lie, so that another scan of this name has another one."""
+        what = hashlib.sha256(repr((volume.geometry, volume.slope, volume.intercept)).encode())
+        what.update(np.ascontiguousarray(volume.voxels).data)
+        return self._work / f"{scan}-{change.replace(' ', '_').replace(',', '')}-{what.hexdigest()[:12]}.npz"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,10 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, DeviceError, FolderError, UsageError
+from app.interruption import EXIT_INTERRUPTED
 from tools.bench.machine import has_bf16, machine_facts
 from tools.parity.compare import compare_label_maps
 
@@ -24,6 +25,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _DATA = _ROOT.parent / "shared" / "data" / "abdomen_ct" / "images"
 _LEAST_DSC = 0.995
 _SMALLEST_ML = 1.0
+_KINDS = {kind.exit_code: kind for kind in (UsageError, FolderError, DeviceError)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _check(arguments: argparse.Namespace, command: list[str]) -> int:
@@ -58,8 +63,7 @@ def _check(arguments: argparse.Namespace, command: list[str]) -> int:
     }
     table = arguments.out.with_suffix(".md")
     for path, text in ((arguments.out, json.dumps(record, indent=1) + "\n"), (table, markdown(record))):
-        with atomic_file(path) as stream:
-            stream.write(text.encode())
+        write_text(path, text)
     print(table.read_text(encoding="utf-8"))
     worst = [row["worst"]["dsc"] for row in rows if row["worst"]]
     holds = all(complete) and bool(worst) and min(worst) >= _LEAST_DSC
@@ -70,14 +74,15 @@ def _segment(arguments: argparse.Namespace, precision: str, folder: Path) -> boo
     """Whether the app segmented all scans in this precision.
 
     Raises:
-        AppError: the run failed as a whole.
+        AppError: the run failed as a whole; its exit code is the app's.
     """
     command = [sys.executable, "-m", "app", "--bundle", str(arguments.bundle.resolve())]
     command += ["--input-dir", str(arguments.scans.resolve()), "--output-dir", str(folder)]
     command += ["--backend", "openvino", "--device", "cpu", "--precision", precision]
     code = subprocess.run(command, cwd=_ROOT, check=False).returncode
     if code not in (EXIT_OK, EXIT_CASE_FAILED):
-        raise AppError(f"{arguments.scans}: the app ended with {code} in {precision}; its message is above")
+        kind = _KINDS.get(code, AppError)
+        raise kind(f"{arguments.scans}: the app ended with {code} in {precision}; its message is above")
     return code == EXIT_OK
 
 

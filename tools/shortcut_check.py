@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.backends import create_predictor
 from app.bundle import Bundle, load_bundle
 from app.cases import prepare_output_folder
@@ -212,16 +212,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
-    names = arguments.only or ["*"]
-    scans = sorted(path for name in names for path in arguments.scans.glob(f"{name}_0000.nii.gz"))
-    if not scans:
-        wanted = ", ".join(f"{name}_0000.nii.gz" for name in names)
-        raise FolderError(f"{arguments.scans}: no {wanted}; expected scans. Give --scans")
+    found_by_name = {name: sorted(arguments.scans.glob(f"{name}_0000.nii.gz")) for name in arguments.only or ["*"]}
+    if missing := [f"{name}_0000.nii.gz" for name, paths in found_by_name.items() if not paths]:
+        raise FolderError(f"{arguments.scans}: no {', '.join(missing)}; expected scans. Give --scans")
+    scans = sorted({path for paths in found_by_name.values() for path in paths})
+    if arguments.labels and not arguments.labels.is_dir():
+        raise FolderError(f"{arguments.labels}: no such folder; expected label maps X.nii.gz")
     if arguments.out.suffix == ".md":
         raise UsageError(f"--out {arguments.out}: expected FILE.json; its table goes into FILE.md")
     bundle = load_bundle(arguments.bundle)
-    if bundle.plan.orientation != "LPS":
-        raise UsageError(f"{arguments.bundle}: shortcuts are for bundles whose orientation is LPS")
+    if bundle.plan.orientation != "LPS" or not bundle.plan.can_be_cropped:
+        raise UsageError(
+            f"{arguments.bundle}: shortcuts are for bundles whose orientation is LPS, without crop_to_nonzero and with "
+            "transpose_forward [0, 1, 2]"
+        )
     prepare_output_folder(arguments.out.parent)
     check = _Check(bundle, arguments.precision)
     rows: list[dict[str, Any]] = []
@@ -249,16 +253,13 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
         for row in found:
             print(f"{row.scan} {row.shortcut}: {row.windows} windows, {sum(row.seconds.values()):.1f} s", flush=True)
         rows += [asdict(row) for row in found]
-        _write(json.dumps(record, indent=1) + "\n", arguments.out)
+        write_text(arguments.out, json.dumps(record, indent=1) + "\n")
+    if not rows:
+        return EXIT_CASE_FAILED
     table = arguments.out.with_suffix(".md")
-    _write(markdown(record), table)
+    write_text(table, markdown(record))
     print(table)
     return EXIT_CASE_FAILED if failed else EXIT_OK
-
-
-def _write(text: str, path: Path) -> None:
-    with atomic_file(path) as stream:
-        stream.write(text.encode())
 
 
 def _parser() -> argparse.ArgumentParser:

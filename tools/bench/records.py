@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import FolderError
 from tools.bench.rows import Row
 from tools.bench.summary import summarise
@@ -44,8 +44,7 @@ def with_conclusions(results: dict[str, Any]) -> dict[str, Any]:
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Writes the results with their conclusions, at once or not at all."""
-    with atomic_file(path) as stream:
-        stream.write((json.dumps(with_conclusions(results), indent=1, allow_nan=False) + "\n").encode())
+    write_text(path, json.dumps(with_conclusions(results), indent=1, allow_nan=False) + "\n")
 
 
 def keep_group(rows: list[Row], records: dict[str, Record], digest: str, again: bool) -> dict[str, Record]:

@@ -40,6 +40,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.labels_out and not arguments.labels:
         raise UsageError("--labels-out: expected --labels, the label map to take along")
+    files = [arguments.scan, arguments.labels, arguments.out, arguments.labels_out]
+    places = [path.resolve() for path in files if path]
+    if len(set(places)) < len(places):
+        raise UsageError(f"{', '.join(str(path) for path in files if path)}: expected different files")
     for path in filter(None, (arguments.out, arguments.labels_out)):
         if not path.name.endswith(".nii.gz"):
             raise UsageError(f"{path}: expected a name that ends in .nii.gz")

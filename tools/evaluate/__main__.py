@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:
     _check_usage(arguments)
-    from app.atomic_files import atomic_file
+    from app.atomic_files import write_text
     from app.cases import prepare_output_folder  # here, so that --help and usage errors cost no imports
     from tools.evaluate.box_plots import draw_box_plots
     from tools.evaluate.cases import pair_cases
@@ -145,8 +145,7 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         "scores.md": scores_markdown(record),
     }
     for name, text in texts.items():
-        with atomic_file(arguments.out / name) as stream:
-            stream.write(text.encode())
+        write_text(arguments.out / name, text)
     picture = arguments.out / "boxplots.png"
     picture.unlink(missing_ok=True)  # of an earlier run
     if not arguments.no_pictures:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.cases import prepare_output_folder
 from app.errors import EXIT_OK, UsageError
 from tools.evaluate.box_plots import draw_box_plots
@@ -65,8 +65,7 @@ def main(argv: list[str]) -> int:
         "comparison.csv": _csv_text(comparison),
     }
     for name, text in texts.items():
-        with atomic_file(arguments.out / name) as stream:
-            stream.write(text.encode())
+        write_text(arguments.out / name, text)
     picture = arguments.out / "boxplots.png"
     picture.unlink(missing_ok=True)  # of an earlier run
     if not arguments.no_pictures:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import FolderError
 
 SCHEMA_VERSION = 2
@@ -40,8 +40,7 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
 def write_records(path: Path, records: dict[str, dict[str, Any]]) -> None:
     """Writes all records, at once or not at all."""
     content = {"schema_version": SCHEMA_VERSION, "rows": list(records.values())}
-    with atomic_file(path) as stream:
-        stream.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def machine(threads: int | None) -> dict[str, Any]:

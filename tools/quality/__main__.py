@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.cases import prepare_output_folder
 from app.errors import AppError, UsageError
 from tools.quality.association import BAD_BELOW_DSC, as_json, pairs_of, summarise
@@ -77,10 +77,8 @@ def _run(path: Path, out: Path, command: str, case_ids: list[str] | None) -> Non
         record = {**record, "rows": [row for row in record["rows"] if row["case_id"] in case_ids]}
     prepare_output_folder(out)
     found = analyse(record, command)
-    with atomic_file(out / "quality.json") as stream:
-        stream.write((json.dumps(found, indent=1) + "\n").encode())
-    with atomic_file(out / "quality.md") as stream:
-        stream.write(markdown(found).encode())
+    write_text(out / "quality.json", json.dumps(found, indent=1) + "\n")
+    write_text(out / "quality.md", markdown(found))
     draw_scatter(found, out / "quality.png")
     print(out / "quality.md")
 

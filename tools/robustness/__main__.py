@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import Case, find_cases, prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, UsageError
@@ -97,7 +97,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     def keep(row: Row) -> None:
         record["rows"].append(row)
-        _write(arguments.out / RECORD_FILE, json.dumps(record, indent=1) + "\n")
+        write_text(arguments.out / RECORD_FILE, json.dumps(record, indent=1) + "\n")
         print(f"{row['case_id']} {row['kind']}: {_outcome(row)}", file=sys.stderr)
 
     there = {(row["case_id"], row["kind"]) for row in record["rows"]}
@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         except CaseError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
-    _write(arguments.out / TABLE_FILE, markdown(record))
+    write_text(arguments.out / TABLE_FILE, markdown(record))
     print(arguments.out / TABLE_FILE)
     return EXIT_CASE_FAILED if failed else EXIT_OK
 
@@ -195,11 +195,6 @@ def _outcome(row: Row) -> str:
     scores = [values["dsc"] for values in row["organs"].values() if values["dsc"] is not None]
     mean = f"DSC {sum(scores) / len(scores):.3f} of {len(scores)} organs" if scores else "no organ to score"
     return f"{mean}, {row['seconds']:.1f} s"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as stream:
-        stream.write(text.encode())
 
 
 if __name__ == "__main__":

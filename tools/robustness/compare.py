@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.cases import prepare_output_folder
 from app.errors import EXIT_OK, UsageError
 from tools.degrade.kinds import KINDS, ORIGINAL
@@ -50,8 +50,7 @@ def main(argv: Sequence[str]) -> int:
     command = f"python -m tools.robustness compare {shlex.join(argv)}"
     text = comparison(records, arguments.kind, command)
     prepare_output_folder(arguments.out.parent)
-    with atomic_file(arguments.out) as stream:
-        stream.write(text.encode())
+    write_text(arguments.out, text)
     print(text, end="")
     return EXIT_OK
 

@@ -11,7 +11,7 @@ import blosc2  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import FolderError
 from app.volume import Array, Float32Array, LabelArray
 from tools.train.cache import FOREGROUND, FORMAT_VERSION, IMAGE, LABEL, META, STEP, Box
@@ -60,8 +60,7 @@ def write_case(
         "offset_zyx": [part.start for part in box],
         "grid_shape_zyx": list(image.shape),
     }
-    with atomic_file(folder / META) as stream:
-        stream.write((json.dumps({**own, **meta}, indent=1) + "\n").encode())
+    write_text(folder / META, json.dumps({**own, **meta}, indent=1) + "\n")
 
 
 def content_box(image: Float32Array, label: LabelArray | None, pad: float) -> Box:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import CaseError
 from app.volume import Array, Geometry, Volume
 from app.volume_io import read_volume
@@ -170,8 +170,7 @@ def write_examination(path: Path, case: TrainingCase, organs: Sequence[str], fou
         if found.counts is None
         else {"first_hu": found.counts.first_hu, "voxels": found.counts.voxels.tolist()},
     }
-    with atomic_file(path) as stream:
-        stream.write(json.dumps(record).encode())
+    write_text(path, json.dumps(record))
 
 
 def read_examination(path: Path, case: TrainingCase, organs: Sequence[str]) -> Examination | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import UsageError
 from app.json_values import build_value
 from app.orientation import axis_map_to_lps
@@ -141,8 +141,7 @@ def pool(scans: Sequence[ScanFingerprint], counts: Sequence[Counts]) -> Fingerpr
 
 def write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
     """Writes JSON, all at once or not at all."""
-    with atomic_file(path) as stream:
-        stream.write((json.dumps(asdict(fingerprint), indent=1) + "\n").encode())
+    write_text(path, json.dumps(asdict(fingerprint), indent=1) + "\n")
 
 
 def read_fingerprint(path: Path) -> Fingerprint:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import FolderError, UsageError
 from app.json_values import build_value
 from app.plan import Plan, SpacingKind
@@ -209,5 +209,4 @@ def write_train_plan(path: Path, plan: TrainPlan) -> None:
     Raises:
         FolderError: the folder cannot be written.
     """
-    with atomic_file(path) as stream:
-        stream.write(to_json(plan).encode())
+    write_text(path, to_json(plan))

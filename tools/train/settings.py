@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.cases import prepare_output_folder
 from app.errors import AppError, UsageError
 from app.json_values import build_value
@@ -79,8 +79,7 @@ def start_folder(folder: Path, plan: TrainPlan, settings: Settings) -> None:
         raise AppError(f"{folder}: holds a training; expected a new folder. Continue it with `tools.train resume`")
     prepare_output_folder(folder)
     write_train_plan(folder / PLAN_FILE, plan)
-    with atomic_file(folder / OPTIONS_FILE) as stream:
-        stream.write((json.dumps(asdict(settings), indent=1) + "\n").encode())
+    write_text(folder / OPTIONS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
 
 
 def read_settings(folder: Path) -> Settings:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import AppError
 
 LOG_FILE = "log.jsonl"
@@ -53,5 +53,4 @@ def drop_later_lines(folder: Path, step: int) -> None:
     if not (folder / LOG_FILE).exists():
         return
     kept = [json.dumps(line) + "\n" for line in read_lines(folder) if line["step"] <= step]
-    with atomic_file(folder / LOG_FILE) as stream:
-        stream.write("".join(kept).encode())
+    write_text(folder / LOG_FILE, "".join(kept))
