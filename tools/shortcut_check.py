@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.agreement import organ_agreement
 from app.atomic_files import write_text
 from app.backends import create_predictor
 from app.bundle import Bundle, load_bundle
@@ -27,6 +28,7 @@ from app.options import Options
 from app.orientation import axis_map_to_lps
 from app.pipeline import segment
 from app.plan import Crop, Plan
+from app.postprocessing import organ_volumes_ml
 from app.region import Locator, find_region
 from app.report import StageClock
 from app.sliding_window import Predictor
@@ -142,15 +144,9 @@ def _mean_dsc(label_map: LabelArray, reference: LabelArray, classes: int) -> flo
 def _changes(
     before: LabelArray, after: LabelArray, labels: tuple[str, ...], voxel_ml: float
 ) -> dict[str, dict[str, float | None]]:
-    changes = {}
-    for label, organ in enumerate(labels, start=1):
-        first, second = before == label, after == label
-        changes[organ] = {
-            "before_ml": int(np.count_nonzero(first)) * voxel_ml,
-            "after_ml": int(np.count_nonzero(second)) * voxel_ml,
-            "dsc": dice(second, first),
-        }
-    return changes
+    first, second = (organ_volumes_ml(found, labels, voxel_ml) for found in (before, after))
+    dsc = organ_agreement(before, after, labels)
+    return {organ: {"before_ml": first[organ], "after_ml": second[organ], "dsc": dsc[organ]} for organ in labels}
 
 
 def markdown(record: dict[str, Any]) -> str:

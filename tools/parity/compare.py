@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from app.agreement import organ_agreement
 from app.errors import CaseError
+from app.postprocessing import organ_volumes_ml
 from tools.evaluate.geometry import first_unequal_field
 from tools.evaluate.label_maps import read_label_map
-from tools.evaluate.metrics import dice
 from tools.parity.rows import FEWEST_ORGANS, SMALLEST_DSC, SMALLEST_VOLUME_ML, Row
 
 
@@ -60,12 +61,9 @@ def compare_label_maps(peer: Path, ours: Path, organs: tuple[str, ...]) -> Compa
     if field := first_unequal_field(mine.geometry, theirs.geometry):
         expected, found = getattr(theirs.geometry, field), getattr(mine.geometry, field)
         raise CaseError(f"{ours}: {field} {found}; the peer's label map has {expected}. They must lie on one grid")
-    dsc, peer_ml, our_ml = {}, {}, {}
-    for label, organ in enumerate(organs, start=1):
-        first, second = theirs.labels == label, mine.labels == label
-        dsc[organ] = dice(second, first)
-        peer_ml[organ] = int(np.count_nonzero(first)) * theirs.geometry.voxel_volume_ml
-        our_ml[organ] = int(np.count_nonzero(second)) * theirs.geometry.voxel_volume_ml
+    voxel_ml = theirs.geometry.voxel_volume_ml
+    peer_ml, our_ml = (organ_volumes_ml(found.labels, organs, voxel_ml) for found in (theirs, mine))
+    dsc = organ_agreement(mine.labels, theirs.labels, organs)
     different = int(np.count_nonzero(theirs.labels != mine.labels))
     return Comparison(theirs.labels.size, different, dsc, peer_ml, our_ml)
 
