@@ -93,7 +93,7 @@ class Harness:
             report = Path(name)
             report.chmod(_OPEN_TO_ALL)
             command = self._container.command(inputs, outputs, id_file, report, gpu.index if gpu else None)
-            stop, ending = ContainerStop(self._container.team), None
+            stop, ending = ContainerStop(id_file), None
             job = Job(command, log, self._timeout_s, ContainerScope(id_file), stop, live.show)
             try:
                 ending = record(job, self._sampling, details)
