@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +311,33 @@ def test_label_maps_that_break_rules(tmp_path: Path) -> None:
     checks = check_label_maps([(tmp_path / "x.nii.gz", scan)], 13)
     assert [check.status for check in checks] == ["failed"] * 3
     assert [check.status for check in check_label_maps([], 13)] == ["not checked"] * 3
+
+
+# Offset, format and values of what is wrong in the header of a label map.
+DAMAGES: dict[str, tuple[int, str, tuple[float, ...]]] = {
+    "unknown type": (70, "<h", (77,)),
+    "slope 1, intercept NaN": (112, "<2f", (1, float("nan"))),
+    "start of voxels NaN": (108, "<f", (float("nan"),)),
+    "start of voxels infinite": (108, "<f", (float("inf"),)),
+    "quaternion above 1": (252, "<2h3f", (1, 0, 5, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "gzip stream"])
+def test_damaged_label_map_is_said_to_be_damaged(damage: str, tmp_path: Path) -> None:
+    """nibabel has an error of its own for each."""
+    scan = write_scan(tmp_path / "scan.nii.gz", tissue((4, 5, 6)))
+    content = bytearray(gzip.decompress(scan.read_bytes()))
+    if damage in DAMAGES:
+        offset, layout, values = DAMAGES[damage]
+        struct.pack_into(layout, content, offset, *values)
+    packed = bytearray(gzip.compress(content))
+    if damage not in DAMAGES:
+        packed[10] = 0xFF  # the first block's kind is none
+    (tmp_path / "x.nii.gz").write_bytes(packed)
+    found = {check.rule: check for check in check_label_maps([(tmp_path / "x.nii.gz", scan)], 13)}
+    assert found["type"].status == "failed"
+    assert found["type"].found.startswith("x.nii.gz: cannot be read (")
 
 
 @pytest.mark.parametrize(
