@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from app.errors import FolderError
 from tests.conftest import ROOT
 from tests.fake_docker import calls, install_fake_docker
 from tests.real_docker import build_image, skip_without_engine
 from tools.profile.__main__ import main
 from tools.profile.container import Container, ContainerStop, team_of
+from tools.profile.harness import find_scans
 from tools.profile.official import PROTOCOLS
 from tools.profile.recording import Ending, Reason, read_recording
 from tools.profile.results import judge
@@ -309,6 +311,15 @@ def test_scans_whose_results_would_mix(
     (scans / "x.nii.gz").touch()
     assert run_harness(tmp_path) == 3
     assert "would give results of one name" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_cases(tmp_path: Path) -> None:
+    """macOS leaves ``._X`` beside X on other file systems."""
+    scans = write_scans(tmp_path / "scans", "a", "._a")
+    assert find_scans(scans) == [scans / "a_0000.nii.gz"]
+    (scans / "a_0000.nii.gz").unlink()
+    with pytest.raises(FolderError, match=r"no \*\.nii\.gz in it"):
+        find_scans(scans)
 
 
 @pytest.mark.parametrize("image", ["team:latest", "registry:5000/group/team:1", "team@sha256:12", "team"])

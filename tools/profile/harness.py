@@ -115,12 +115,13 @@ def _docker_complained(log: Path) -> bool:
 
 
 def find_scans(inputs: Path) -> list[Path]:
-    """The ``.nii.gz`` files of a folder, by name.
+    """The ``.nii.gz`` files of a folder, by name; hidden ones, such as macOS leaves beside each, are passed over.
 
     Raises:
         FolderError: there are none, or results of two would have one name.
     """
-    scans = sorted(path for path in inputs.glob(f"*{_SCAN_SUFFIX}") if path.is_file())
+    found = (path for path in inputs.glob(f"*{_SCAN_SUFFIX}") if not path.name.startswith("."))
+    scans = sorted(path for path in found if path.is_file())
     if not scans:
         raise FolderError(f"{inputs}: no *{_SCAN_SUFFIX} in it; expected a folder with scans as FLARE names them")
     for name_of in (stem_of, label_map_name):
