@@ -1,6 +1,7 @@
 """FLARE's harness: with a stand-in for Docker that runs on the host, and with the real one."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -301,6 +302,20 @@ def test_earlier_results_are_left_alone(docker: Path, tmp_path: Path, capsys: py
     (tmp_path / "out" / "team" / "harness.json").touch()
     assert run_harness(tmp_path) == 3
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_scan_that_cannot_be_copied_is_no_failed_case(
+    docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tools.profile.harness.shutil.copy", full_disk)
+    scan = write_scans(tmp_path / "scans", "a") / "a_0000.nii.gz"
+    assert run_harness(tmp_path) == 3
+    error = capsys.readouterr().err
+    assert f"error: {scan}: cannot be copied to {tmp_path / 'out' / 'team'}/inputs-" in error
+    assert "(No space left on device); free space or choose another --out" in error
 
 
 @pytest.mark.parametrize("names", [["a.1", "a.2"], ["x"]])

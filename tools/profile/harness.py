@@ -60,6 +60,7 @@ class Harness:
 
         Raises:
             DeviceError: Docker could not start the container; the case says nothing about the image.
+            FolderError: the scan cannot be copied.
         """
         from tools.profile.plots import draw_official  # not loaded while the first container is measured
 
@@ -72,7 +73,7 @@ class Harness:
         with tempfile.TemporaryDirectory(prefix="inputs-", dir=self.folder, ignore_cleanup_errors=True) as name:
             inputs = Path(name)
             inputs.chmod(_OPEN_TO_ALL)
-            Path(shutil.copy(scan, inputs)).chmod(_OPEN_TO_ALL)
+            _copy_scan(scan, inputs)
             ending = self._measure(inputs, outputs, details, label)
             left = _names(inputs) - {scan.name}
         status, notes = judge(ending, label_map_name(scan), _names(outputs) - present, left)
@@ -106,6 +107,16 @@ class Harness:
             if (report / REPORT_FILE).exists():
                 shutil.copyfile(report / REPORT_FILE, details / REPORT_FILE)
             return ending
+
+
+def _copy_scan(scan: Path, inputs: Path) -> None:
+    """Hands a scan over as the organisers do: a copy, which any user may read."""
+    try:
+        Path(shutil.copy(scan, inputs)).chmod(_OPEN_TO_ALL)
+    except OSError as error:
+        raise FolderError(
+            f"{scan}: cannot be copied to {inputs} ({error.strerror or error}); free space or choose another --out"
+        ) from error
 
 
 def _docker_complained(log: Path) -> bool:
