@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
@@ -108,7 +109,8 @@ def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
     ending = record(Job(command, timeout_s=arguments.timeout), sampling, out)
     try:
         if report and _stamp(report) not in (None, before):
-            shutil.copyfile(report, out / REPORT_FILE)
+            with suppress(shutil.SameFileError):  # it was written to its place at once
+                shutil.copyfile(report, out / REPORT_FILE)
         _, profile = write_profile(out)
         if not arguments.quiet:
             print(f"{describe(profile)}; {out / PROFILE_FILE}, {out / PICTURE_FILE}", file=sys.stderr)
