@@ -7,14 +7,17 @@ import os
 import shutil
 import struct
 import subprocess
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from app.atomic_files import atomic_file
+from app.errors import FolderError
 from tests.conftest import tissue, write_scan
 from tests.fake_docker import calls, install_fake_docker
 from tests.real_docker import build_image, skip_without_engine
@@ -179,6 +182,24 @@ def test_image_that_is_built_anew_meanwhile_is_not_packed(
     assert submit(tmp_path) == 4
     assert "was built anew" in capsys.readouterr().err
     assert not (tmp_path / "out" / "team.tar.gz").exists()
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (FolderError("disk full"), 3)])
+def test_archive_without_its_digest_does_not_stay(
+    error: BaseException, code: int, docker: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped just after the archive got its name: the page says that there is none."""
+
+    def stop_at_the_digest(path: Path) -> AbstractContextManager[IO[bytes]]:
+        if path.suffix == ".sha256":
+            assert gzip.decompress((tmp_path / "out" / "team.tar.gz").read_bytes()) == b"saved team:latest"
+            raise error
+        return atomic_file(path)
+
+    monkeypatch.setattr("tools.submit.archive.atomic_file", stop_at_the_digest)
+    assert submit(tmp_path) == code
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["runs", "submission.json", "submission.md"]
+    assert "`team.tar.gz` is not written" in (tmp_path / "out" / "submission.md").read_text()
 
 
 def test_exit_codes_of_folders_images_and_usage(docker: Path, scans: Path, tmp_path: Path) -> None:
