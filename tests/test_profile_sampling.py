@@ -222,7 +222,7 @@ def test_report_may_be_written_where_its_copy_goes(tmp_path: Path, capsys: pytes
         (["--out", "x", "--image", "i"], 2, "--image NAME and --inputs DIR together"),
         (["--", "true"], 2, "--out DIR is missing"),
         (["--out", "x", "--interval", "0", "--", "true"], 2, "--interval 0"),
-        (["--out", "tests", "--", "true"], 3, "is not empty"),
+        (["--out", "tests", "--", "true"], 3, "is not empty; expected a new or empty folder"),
         (["--again", "tests"], 3, "tests/samples.jsonl: No such file"),
         (["--out", "x", "--gpu-index", "77", "--", "true"], 4, "GPU 77: NVML says"),
         (["--out", "x", "--image", "i", "--inputs", "tests"], 3, r"no *.nii.gz in it"),
