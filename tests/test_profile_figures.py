@@ -15,7 +15,7 @@ from tools.profile import areas
 from tools.profile.measuring import write_profile
 from tools.profile.official import PROTOCOLS, Figures, case_content, figures, write_case, write_table
 from tools.profile.plots import draw_official
-from tools.profile.recording import Ending, Header, Recording, RecordingWriter, Sample, read_recording
+from tools.profile.recording import Ending, Header, Phase, Recording, RecordingWriter, Sample, read_recording
 from tools.profile.summary import summarise
 from tools.profile.timeline import partition, read_timeline, stage_table
 
@@ -105,6 +105,45 @@ def test_case_content_has_the_organisers_keys_and_starts_with_the_run(tmp_path: 
     assert content["time"] == 4.0
     # Each second 1 s user and 3 s idle of 4.1: 24.39 % and 73.17 %.
     assert content["cpu_list"] == [pytest.approx([24.3902, 0, 73.1707], abs=1e-3)] * 4
+
+
+def idle_host(*moments: tuple[Phase, float]) -> Recording:
+    """Four idle cores, sampled at these times; the interval is the organisers'."""
+    samples = [
+        Sample(phase, time_s, UNIX_S + time_s, 0.0, 0.0, 4 * time_s, 0.0, 1000.0, None, None, None)
+        for phase, time_s in moments
+    ]
+    return Recording(replace(HEADER, interval_s=0.1), samples, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "running", "gaps"),
+    [
+        ([], [0, 0.1, 0.28, 0.3, 0.4], [0.1, 0.18, 0.12]),  # a late one, then one on time
+        ([0], [0.004, 0.104, 0.204], [0.1, 0.1]),  # no baseline
+        ([0, 0.1], [0.15, 0.25], [0.15, 0.1]),  # one that ends between two moments
+        ([0], [0.102, 0.2, 0.301], [0.102, 0.098, 0.101]),  # some ms to and fro are no short gap
+    ],
+)
+def test_cpu_share_is_of_gaps_that_the_organisers_loop_can_have(
+    before: list[float], running: list[float], gaps: list[float]
+) -> None:
+    """N idle cores in g s: 100 - 100 N g / (N g + 0.1) % used; 0.02 s would be 56 %, 4 ms 86 %."""
+    found = idle_host(*(("before", time_s) for time_s in before), *(("run", time_s) for time_s in running))
+    used = [100 - idle for _, _, idle in case_content(found)["cpu_list"]]
+    assert used == pytest.approx([10 / (4 * gap + 0.1) for gap in gaps])
+    assert len(case_content(found)["RAM_list"]) == len(running)
+
+
+def test_a_run_shorter_than_an_interval_has_no_cpu_share(tmp_path: Path) -> None:
+    """The organisers' penalty for CPU holds all the same."""
+    content = case_content(idle_host(("before", 0), ("run", 0.004)))
+    assert content["cpu_list"] == []
+    measured = figures(content, PROTOCOLS["flare22"], 0.1)
+    assert measured.row("a") == ["a", 0.1, None, None, None, None, 1000.0, 100.0]
+    assert measured.penalised().row("a")[5] == 360000.0
+    draw_official(content, "a", tmp_path, 0.1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a_RAM-Time.png"]
 
 
 def test_both_challenges_tables() -> None:

@@ -1,6 +1,7 @@
 """FLARE's harness: with a stand-in for Docker that runs on the host, and with the real one."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from app.errors import FolderError
 from tests.conftest import ROOT
 from tests.fake_docker import calls, install_fake_docker
 from tests.real_docker import build_image, skip_without_engine
 from tools.profile.__main__ import main
-from tools.profile.container import Container, team_of
+from tools.profile.container import Container, ContainerStop, team_of
+from tools.profile.harness import find_scans
 from tools.profile.official import PROTOCOLS
 from tools.profile.recording import Ending, Reason, read_recording
 from tools.profile.results import judge
@@ -39,6 +42,7 @@ while time.process_time() < 1: pass' ;;
 esac
 cp "inputs/${name}_0000.nii.gz" "outputs/$name.nii.gz"
 """
+CONTAINER_ID = "f00d" * 16  # of every container of the stand-in
 QUICK = ("--baseline", "0", "--interval", "0.02")
 REPORT_SH = """
 start=$(date +%s.%N)
@@ -51,7 +55,9 @@ echo "{\\"cases\\": [{\\"spans\\": [$span]}], \\"network_load_span\\": null}" > 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the stand-in, which is what ``docker`` now means."""
-    return install_fake_docker(tmp_path / "docker", PREDICT_SH, monkeypatch)
+    folder = install_fake_docker(tmp_path / "docker", PREDICT_SH, monkeypatch)
+    (folder / CONTAINER_ID).symlink_to("team")  # it keeps a container's process under the name
+    return folder
 
 
 def write_scans(folder: Path, *names: str) -> Path:
@@ -197,8 +203,8 @@ def test_stuck_case_is_ended_and_penalised(docker: Path, tmp_path: Path) -> None
     assert details["stuck_0000.nii.gz"]["Notes"].startswith("stopped after 2 s")
     assert read_table(folder / "team_Efficiency.csv")["stuck_0000.nii.gz"]["Time"] == "3600.0"
     assert json.loads((folder / "stuck_0000.json").read_text())["time"] == pytest.approx(2, abs=1)
-    assert ["container", "kill", "team"] in calls(docker)
-    assert ["container", "rm", "--force", "team"] in calls(docker)
+    assert ["container", "kill", CONTAINER_ID] in calls(docker)
+    assert ["container", "rm", "--force", CONTAINER_ID] in calls(docker)
     assert len(read_recording(folder / "details" / "stuck_0000" / "samples.jsonl").during("run")) > 10
 
 
@@ -217,6 +223,41 @@ def test_interrupted_case_does_not_count(docker: Path, tmp_path: Path) -> None:
     cases = json.loads((folder / "harness.json").read_text())["cases"]
     assert [(case["status"], case["row"] is None) for case in cases] == [("ok", False), ("interrupted", True)]
     assert not list(folder.glob("inputs-*"))
+
+
+def test_interruption_before_the_start_removes_no_container(
+    docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C during the baseline: a container called ``team`` is somebody else's."""
+    write_scans(tmp_path / "scans", "a")
+    monkeypatch.setattr("tools.profile.sampler.Sampler.take_for", _interrupt)
+    assert run_harness(tmp_path) == 130
+    assert [words[:2] for words in calls(docker)] == [["image", "inspect"]]
+
+
+def test_fault_of_the_profiler_removes_its_own_container(
+    docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scans(tmp_path / "scans", "a")
+    monkeypatch.setattr("tools.profile.recording.RecordingWriter.ending", _interrupt)
+    assert run_harness(tmp_path) == 130
+    assert calls(docker)[-1] == ["container", "rm", "--force", CONTAINER_ID]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_container_that_has_no_id_yet_is_removed_when_it_has(docker: Path, tmp_path: Path) -> None:
+    """Stopped while Docker makes it; the file is there before it has the id."""
+    id_file = tmp_path / "id"
+    id_file.touch()
+    stop = ContainerStop(id_file)
+    stop(signal.SIGTERM)
+    assert not (docker / "calls").exists()
+    id_file.write_text(CONTAINER_ID)
+    stop.finish(ended=True)
+    assert calls(docker) == [["container", "rm", "--force", CONTAINER_ID]]
 
 
 def test_report_of_the_app_gives_the_stages(docker: Path, tmp_path: Path) -> None:
@@ -263,6 +304,20 @@ def test_earlier_results_are_left_alone(docker: Path, tmp_path: Path, capsys: py
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_scan_that_cannot_be_copied_is_no_failed_case(
+    docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tools.profile.harness.shutil.copy", full_disk)
+    scan = write_scans(tmp_path / "scans", "a") / "a_0000.nii.gz"
+    assert run_harness(tmp_path) == 3
+    error = capsys.readouterr().err
+    assert f"error: {scan}: cannot be copied to {tmp_path / 'out' / 'team'}/inputs-" in error
+    assert "(No space left on device); free space or choose another --out" in error
+
+
 @pytest.mark.parametrize("names", [["a.1", "a.2"], ["x"]])
 def test_scans_whose_results_would_mix(
     names: list[str], docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -271,6 +326,15 @@ def test_scans_whose_results_would_mix(
     (scans / "x.nii.gz").touch()
     assert run_harness(tmp_path) == 3
     assert "would give results of one name" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_cases(tmp_path: Path) -> None:
+    """macOS leaves ``._X`` beside X on other file systems."""
+    scans = write_scans(tmp_path / "scans", "a", "._a")
+    assert find_scans(scans) == [scans / "a_0000.nii.gz"]
+    (scans / "a_0000.nii.gz").unlink()
+    with pytest.raises(FolderError, match=r"no \*\.nii\.gz in it"):
+        find_scans(scans)
 
 
 @pytest.mark.parametrize("image", ["team:latest", "registry:5000/group/team:1", "team@sha256:12", "team"])

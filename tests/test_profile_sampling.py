@@ -205,6 +205,15 @@ def test_report_that_was_there_before_is_not_this_runs(tmp_path: Path, capsys: p
     assert "no stages: no report.json of the app" in capsys.readouterr().err
 
 
+def test_report_may_be_written_where_its_copy_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report.json"
+    options = (*QUICK, "--report", str(report))
+    assert profile(tmp_path, "sh", "-c", f"echo '{{}}' > {report}", options=options) == 0
+    assert "no figures" not in capsys.readouterr().err
+    assert "report.json: tells no spans" in read_profile(tmp_path)["no_stages"]
+    assert report.read_text() == "{}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -213,7 +222,7 @@ def test_report_that_was_there_before_is_not_this_runs(tmp_path: Path, capsys: p
         (["--out", "x", "--image", "i"], 2, "--image NAME and --inputs DIR together"),
         (["--", "true"], 2, "--out DIR is missing"),
         (["--out", "x", "--interval", "0", "--", "true"], 2, "--interval 0"),
-        (["--out", "tests", "--", "true"], 3, "is not empty"),
+        (["--out", "tests", "--", "true"], 3, "is not empty; expected a new or empty folder"),
         (["--again", "tests"], 3, "tests/samples.jsonl: No such file"),
         (["--out", "x", "--gpu-index", "77", "--", "true"], 4, "GPU 77: NVML says"),
         (["--out", "x", "--image", "i", "--inputs", "tests"], 3, r"no *.nii.gz in it"),

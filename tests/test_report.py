@@ -172,6 +172,8 @@ def test_a_page_with_everything(tmp_path: Path) -> None:
         ("network", 3, 9),
         ("exit", 9, 10),
     ]
+    assert set(run_a) == {"name", "caseId", "seconds", "curves", "spans", "loading"}  # what the scripts read
+    assert set(data["cases"][0]["view"]) == {"shape", "spacing", "roles", "planes", "volumesMl", "voxels"}
     liver = data["scores"]["values"]["dsc"]["official"]["organs"][0]
     assert liver["values"] == [pytest.approx(2 * 4 / 9, abs=1e-4), 0.0]  # four of five slices in common
     assert "no GPU" not in text

@@ -5,15 +5,19 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from app.atomic_files import atomic_file
+from app.errors import FolderError
 from tests.conftest import tissue, write_scan
 from tests.fake_docker import calls, install_fake_docker
 from tests.real_docker import build_image, skip_without_engine
@@ -180,6 +184,24 @@ def test_image_that_is_built_anew_meanwhile_is_not_packed(
     assert not (tmp_path / "out" / "team.tar.gz").exists()
 
 
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (FolderError("disk full"), 3)])
+def test_archive_without_its_digest_does_not_stay(
+    error: BaseException, code: int, docker: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped just after the archive got its name: the page says that there is none."""
+
+    def stop_at_the_digest(path: Path) -> AbstractContextManager[IO[bytes]]:
+        if path.suffix == ".sha256":
+            assert gzip.decompress((tmp_path / "out" / "team.tar.gz").read_bytes()) == b"saved team:latest"
+            raise error
+        return atomic_file(path)
+
+    monkeypatch.setattr("tools.submit.archive.atomic_file", stop_at_the_digest)
+    assert submit(tmp_path) == code
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["runs", "submission.json", "submission.md"]
+    assert "`team.tar.gz` is not written" in (tmp_path / "out" / "submission.md").read_text()
+
+
 def test_exit_codes_of_folders_images_and_usage(docker: Path, scans: Path, tmp_path: Path) -> None:
     assert submit(tmp_path, image="missing") == 4
     assert not (tmp_path / "out").exists()
@@ -310,6 +332,33 @@ def test_label_maps_that_break_rules(tmp_path: Path) -> None:
     checks = check_label_maps([(tmp_path / "x.nii.gz", scan)], 13)
     assert [check.status for check in checks] == ["failed"] * 3
     assert [check.status for check in check_label_maps([], 13)] == ["not checked"] * 3
+
+
+# Offset, format and values of what is wrong in the header of a label map.
+DAMAGES: dict[str, tuple[int, str, tuple[float, ...]]] = {
+    "unknown type": (70, "<h", (77,)),
+    "slope 1, intercept NaN": (112, "<2f", (1, float("nan"))),
+    "start of voxels NaN": (108, "<f", (float("nan"),)),
+    "start of voxels infinite": (108, "<f", (float("inf"),)),
+    "quaternion above 1": (252, "<2h3f", (1, 0, 5, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "gzip stream"])
+def test_damaged_label_map_is_said_to_be_damaged(damage: str, tmp_path: Path) -> None:
+    """nibabel has an error of its own for each."""
+    scan = write_scan(tmp_path / "scan.nii.gz", tissue((4, 5, 6)))
+    content = bytearray(gzip.decompress(scan.read_bytes()))
+    if damage in DAMAGES:
+        offset, layout, values = DAMAGES[damage]
+        struct.pack_into(layout, content, offset, *values)
+    packed = bytearray(gzip.compress(content))
+    if damage not in DAMAGES:
+        packed[10] = 0xFF  # the first block's kind is none
+    (tmp_path / "x.nii.gz").write_bytes(packed)
+    found = {check.rule: check for check in check_label_maps([(tmp_path / "x.nii.gz", scan)], 13)}
+    assert found["type"].status == "failed"
+    assert found["type"].found.startswith("x.nii.gz: cannot be read (")
 
 
 @pytest.mark.parametrize(

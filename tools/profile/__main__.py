@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results; new or empty")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for the results; new or empty (of an image: DIR/TEAM)")
     parser.add_argument(
         "--again", type=Path, metavar="DIR", help="measure nothing; figures anew from its samples.jsonl"
     )
@@ -108,7 +109,8 @@ def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
     ending = record(Job(command, timeout_s=arguments.timeout), sampling, out)
     try:
         if report and _stamp(report) not in (None, before):
-            shutil.copyfile(report, out / REPORT_FILE)
+            with suppress(shutil.SameFileError):  # it was written to its place at once
+                shutil.copyfile(report, out / REPORT_FILE)
         _, profile = write_profile(out)
         if not arguments.quiet:
             print(f"{describe(profile)}; {out / PROFILE_FILE}, {out / PICTURE_FILE}", file=sys.stderr)
@@ -151,7 +153,7 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
     if sum(map(bool, (command, arguments.image, arguments.again))) != 1:
         raise UsageError("expected one of: -- COMMAND..., --image NAME with --inputs DIR, --again DIR; see --help")
     if not arguments.again and arguments.out is None:
-        raise UsageError("--out DIR is missing; expected a new folder for the results")
+        raise UsageError("--out DIR is missing; expected a new or empty folder for the results")
     if bool(arguments.image) != bool(arguments.inputs):
         raise UsageError("expected --image NAME and --inputs DIR together")
     if arguments.interval == 0:

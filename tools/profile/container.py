@@ -76,16 +76,22 @@ def team_of(image: str) -> str:
 
 
 class ContainerStop:
-    """Ends a container. Docker's client does not end one whose first process ignores signals, as a shell does."""
+    """Ends a container. Docker's client does not end one whose first process ignores signals, as a shell does.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    It goes by the id that Docker wrote: another container may have the name, and without an id there is none of ours.
+    """
+
+    def __init__(self, id_file: Path) -> None:
+        """``id_file`` is what ``docker run --cidfile`` writes."""
+        self._id_file, self._asked = id_file, False
         self._kill: subprocess.Popen[bytes] | None = None
 
     def __call__(self, _signal: int) -> None:
         """Starts ``docker container kill`` and does not wait: the sampler goes on."""
-        command = ["docker", "container", "kill", self._name]
-        self._kill = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._asked = True
+        if container := self._id():
+            command = ["docker", "container", "kill", container]
+            self._kill = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def finish(self, ended: bool) -> None:
         """Makes sure that nothing is left of a container that was stopped, or whose run was not seen to end.
@@ -93,11 +99,16 @@ class ContainerStop:
         Raises:
             DeviceError: the engine does not answer.
         """
-        if ended and self._kill is None:
+        if ended and not self._asked:
             return
-        ask_docker("container", "rm", "--force", self._name)
+        if container := self._id():
+            ask_docker("container", "rm", "--force", container)
         if self._kill:
             self._kill.wait()
+
+    def _id(self) -> str:
+        """Empty before Docker has made the container."""
+        return self._id_file.read_text().strip() if self._id_file.exists() else ""
 
 
 def ask_docker(*arguments: str) -> subprocess.CompletedProcess[str]:

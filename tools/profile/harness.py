@@ -60,6 +60,7 @@ class Harness:
 
         Raises:
             DeviceError: Docker could not start the container; the case says nothing about the image.
+            FolderError: the scan cannot be copied.
         """
         from tools.profile.plots import draw_official  # not loaded while the first container is measured
 
@@ -72,7 +73,7 @@ class Harness:
         with tempfile.TemporaryDirectory(prefix="inputs-", dir=self.folder, ignore_cleanup_errors=True) as name:
             inputs = Path(name)
             inputs.chmod(_OPEN_TO_ALL)
-            Path(shutil.copy(scan, inputs)).chmod(_OPEN_TO_ALL)
+            _copy_scan(scan, inputs)
             ending = self._measure(inputs, outputs, details, label)
             left = _names(inputs) - {scan.name}
         status, notes = judge(ending, label_map_name(scan), _names(outputs) - present, left)
@@ -93,7 +94,7 @@ class Harness:
             report = Path(name)
             report.chmod(_OPEN_TO_ALL)
             command = self._container.command(inputs, outputs, id_file, report, gpu.index if gpu else None)
-            stop, ending = ContainerStop(self._container.team), None
+            stop, ending = ContainerStop(id_file), None
             job = Job(command, log, self._timeout_s, ContainerScope(id_file), stop, live.show)
             try:
                 ending = record(job, self._sampling, details)
@@ -108,6 +109,16 @@ class Harness:
             return ending
 
 
+def _copy_scan(scan: Path, inputs: Path) -> None:
+    """Hands a scan over as the organisers do: a copy, which any user may read."""
+    try:
+        Path(shutil.copy(scan, inputs)).chmod(_OPEN_TO_ALL)
+    except OSError as error:
+        raise FolderError(
+            f"{scan}: cannot be copied to {inputs} ({error.strerror or error}); free space or choose another --out"
+        ) from error
+
+
 def _docker_complained(log: Path) -> bool:
     """Whether Docker's client said why there is no container; without that, 125 is the code of predict.sh."""
     text = log.read_text(encoding="utf-8", errors="replace")
@@ -115,12 +126,13 @@ def _docker_complained(log: Path) -> bool:
 
 
 def find_scans(inputs: Path) -> list[Path]:
-    """The ``.nii.gz`` files of a folder, by name.
+    """The ``.nii.gz`` files of a folder, by name; hidden ones, such as macOS leaves beside each, are passed over.
 
     Raises:
         FolderError: there are none, or results of two would have one name.
     """
-    scans = sorted(path for path in inputs.glob(f"*{_SCAN_SUFFIX}") if path.is_file())
+    found = (path for path in inputs.glob(f"*{_SCAN_SUFFIX}") if not path.name.startswith("."))
+    scans = sorted(path for path in found if path.is_file())
     if not scans:
         raise FolderError(f"{inputs}: no *{_SCAN_SUFFIX} in it; expected a folder with scans as FLARE names them")
     for name_of in (stem_of, label_map_name):

@@ -43,7 +43,7 @@ def prepare_empty_folder(folder: Path) -> None:
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise FolderError(
-            f"{folder}: is not empty; expected a new folder, so that runs do not mix. Choose another --out"
+            f"{folder}: is not empty; expected a new or empty folder, so that runs do not mix. Choose another --out"
         )
     prepare_output_folder(folder)
 

@@ -11,11 +11,12 @@ from typing import Any, Literal
 from app.atomic_files import atomic_file
 from tools.evaluate.presets import DEFAULT_PRESET, PRESETS
 from tools.profile.areas import official_cpu_percent, stable_maximum, sum_area
-from tools.profile.recording import Recording
+from tools.profile.recording import Recording, Sample
 
 PENALTY_TIME_S = 3600.0
 PENALTY_AUC_GPU = 29_491_200.0  # 8192 MB for 3600 s
 PENALTY_AUC_CPU = 360_000.0  # 100 % for 3600 s
+_SHORTEST_GAP = 0.9  # intervals; samples on time vary by some ms, and the kernel counts CPU in steps of 10 ms
 
 Cell = str | float | None
 
@@ -63,7 +64,7 @@ DEFAULT_PROTOCOL = DEFAULT_PRESET.name  # all tools take the same year unless to
 
 @dataclass(frozen=True)
 class Figures:
-    """One row of the table, unrounded. MB are MiB, percent are of the whole host; None where there is no GPU.
+    """One row of the table, unrounded. MB are MiB, percent are of the whole host; None where nothing was measured.
 
     Attributes:
         time_s: wall clock around the command.
@@ -78,8 +79,8 @@ class Figures:
     time_s: float
     gpu_mb: float | None
     gpu_area: float | None
-    cpu_percent: float
-    cpu_area: float
+    cpu_percent: float | None
+    cpu_area: float | None
     ram_mb: float
     ram_area: float
 
@@ -91,17 +92,18 @@ class Figures:
     def row(self, name: str) -> list[Cell]:
         """The table's cells, rounded as the organisers do."""
         gpu = [None if value is None else float(round(value)) for value in (self.gpu_mb, self.gpu_area)]
-        cpu = [round(self.cpu_percent, 2), round(self.cpu_area, 2)]
+        cpu = [None if value is None else round(value, 2) for value in (self.cpu_percent, self.cpu_area)]
         return [name, round(self.time_s, 2), *gpu, *cpu, round(self.ram_mb, 2), float(round(self.ram_area))]
 
 
 def case_content(recording: Recording) -> dict[str, Any]:
     """The organisers' JSON of one case; ``gpu_memory`` is empty without a GPU, ``time`` missing if never ended.
 
-    The CPU share of the first sample is that since the last one before the start.
+    The first CPU share is that since the last sample before the start, if that was an interval ago. A run shorter than
+    an interval without such a sample has none.
     """
-    before, running = recording.during("before")[-1:], recording.during("run")
-    times = [(found.host_user_s, found.host_system_s, found.host_idle_s) for found in before + running]
+    running = recording.during("run")
+    times = [(found.host_user_s, found.host_system_s, found.host_idle_s) for found in _cpu_readings(recording)]
     content: dict[str, Any] = {
         "gpu_memory": [found.gpu_mib for found in running if found.gpu_mib is not None],
         "cpu_list": official_cpu_percent(times),
@@ -119,8 +121,8 @@ def figures(content: dict[str, Any], protocol: Protocol, interval_s: float) -> F
         time_s=content.get("time", interval_s * len(ram)),
         gpu_mb=_gpu_maximum(gpu, protocol),
         gpu_area=sum_area(gpu, interval_s) if gpu else None,
-        cpu_percent=max(used),
-        cpu_area=sum_area(used, interval_s),
+        cpu_percent=max(used, default=None),
+        cpu_area=sum_area(used, interval_s) if used else None,
         ram_mb=max(ram),
         ram_area=sum_area(ram, interval_s),
     )
@@ -138,6 +140,21 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], path: Pa
     csv.writer(text).writerows([columns, *rows])
     with atomic_file(path) as stream:
         stream.write(text.getvalue().encode())
+
+
+def _cpu_readings(recording: Recording) -> list[Sample]:
+    """Samples as far apart as readings of the organisers' loop, which sleeps an interval after each.
+
+    Their formula reads a shorter gap as work. Of samples at 0, 0.1, 0.28, 0.3 and 0.4 s the one at 0.3 s is left out.
+    """
+    shortest_s = _SHORTEST_GAP * recording.header.interval_s
+    running = recording.during("run")
+    before = recording.during("before")
+    kept = [found for found in before if running[0].monotonic_s - found.monotonic_s >= shortest_s][-1:]
+    for found in running:
+        if not kept or found.monotonic_s - kept[-1].monotonic_s >= shortest_s:
+            kept.append(found)
+    return kept
 
 
 def _gpu_maximum(gpu: list[float], protocol: Protocol) -> float | None:

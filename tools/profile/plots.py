@@ -49,7 +49,7 @@ def draw_profile(recording: Recording, stages: Sequence[Span], path: Path) -> No
 
 
 def draw_official(content: dict[str, Any], stem: str, folder: Path, interval_s: float) -> None:
-    """``<stem>_CPU-Time.png`` and the two others of the organisers, over sample number times interval."""
+    """``<stem>_CPU-Time.png`` and the two others of the organisers, over the number of values times interval."""
     used = [100 - idle for _, _, idle in content["cpu_list"]]
     curves = {
         "CPU": (used, "CPU Utilization (%)", 100),
@@ -57,7 +57,7 @@ def draw_official(content: dict[str, Any], stem: str, folder: Path, interval_s: 
         "GPU": (content["gpu_memory"], "GPU Memory (MB)", 300),
     }
     for name, (values, label, dpi) in curves.items():
-        if not values:  # no GPU
+        if not values:  # no GPU; CPU of a run shorter than an interval
             continue
         figure, (axes,) = _panels(1)
         axes.plot([index * interval_s for index in range(len(values))], values, "b")

@@ -178,7 +178,6 @@ def _case_data(index: int, case_id: str, view: CaseView | str, measured: Measure
         else {
             "shape": view.packed.shape_zyx,
             "spacing": view.packed.spacing_zyx_mm,
-            "fullShape": view.geometry.shape_zyx,
             "roles": view.roles,
             "planes": view.planes,
             "volumesMl": view.volumes_ml,
@@ -188,17 +187,13 @@ def _case_data(index: int, case_id: str, view: CaseView | str, measured: Measure
 
 
 def _run_data(run: Run) -> dict[str, Any]:
-    ending = run.profile["ending"] if run.profile else None
     return {
         "name": run.name,
         "caseId": run.case_id,
         "seconds": run.seconds,
-        "exitCode": ending["exit_code"] if ending else None,
-        "cores": run.profile["recording"]["cores"] if run.profile else None,
         "curves": [asdict(curve) for curve in run.curves],
         "spans": [asdict(span) for span in run.spans],
         "loading": asdict(run.loading) if run.loading else None,
-        "missing": list(run.missing),
     }
 
 

@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the runs so far are kept, there is no archive", file=sys.stderr)
+        print("interrupted; the runs so far are kept, and an archive only if its .sha256 is beside it", file=sys.stderr)
         return _EXIT_INTERRUPTED
 
 

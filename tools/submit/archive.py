@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -33,25 +34,46 @@ class Archive:
     sha256: str
 
 
+class _Hashed:
+    """Passes bytes on to a stream, counts and hashes them."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._sha256 = stream, hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, content: bytes) -> int:
+        self._sha256.update(content)
+        self.size_bytes += len(content)
+        return self._stream.write(content)
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+
 def write_archive(image: Image, path: Path) -> Archive:
-    """Writes ``path`` and, for ``sha256sum -c``, ``path`` with ``.sha256`` behind it.
+    """Writes ``path`` and, for ``sha256sum -c``, ``path`` with ``.sha256`` behind it: both or none.
 
     Raises:
         DeviceError: Docker ended with an error, or the tag means another image by now.
         FolderError: the disk is full.
     """
-    with (
-        atomic_file(path) as stream,
-        igzip.IGzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=stream, mtime=0) as packed,
-    ):
-        _save(image, packed, path.name)
-        if inspect_image(image.name, "{{.Id}}") != image.identity:
-            raise DeviceError(f"{image.name}: was built anew while it was being checked; check it again")
-    with path.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    with atomic_file(path.with_name(f"{path.name}.sha256")) as stream:
-        stream.write(f"{digest}  {path.name}\n".encode())
-    return Archive(path.name, path.stat().st_size, digest)
+    note = path.with_name(f"{path.name}.sha256")
+    try:
+        with atomic_file(path) as stream:
+            hashed = _Hashed(stream)
+            with igzip.IGzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=hashed, mtime=0) as packed:
+                _save(image, packed, path.name)
+            if inspect_image(image.name, "{{.Id}}") != image.identity:
+                raise DeviceError(f"{image.name}: was built anew while it was being checked; check it again")
+        with atomic_file(note) as stream:
+            stream.write(f"{hashed.digest}  {path.name}\n".encode())
+    except BaseException:
+        for written in (path, note):
+            with suppress(OSError):  # it tells nothing that the error in flight does not
+                written.unlink()
+        raise
+    return Archive(path.name, hashed.size_bytes, hashed.digest)
 
 
 def _save(image: Image, packed: IO[bytes], title: str) -> None:

@@ -1,11 +1,13 @@
 """Label maps against the scans that they belong to: grid, labels, type."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from app.errors import CaseError
 from app.volume_io import read_header
@@ -14,6 +16,8 @@ from tools.evaluate.label_maps import read_label_map
 from tools.submit.rules import Check, judged
 
 _MAPS_RULES = ("grid", "labels", "type")
+# Of nibabel: the last two for numbers in a header that are NaN or infinite, and for impossible quaternions.
+_DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError)
 
 
 def check_label_maps(pairs: Sequence[tuple[Path, Path]], largest_label: int) -> list[Check]:
@@ -65,11 +69,10 @@ def _other_type(path: Path) -> str | None:
     """The type that voxels are stored in, if it is not plain uint8."""
     try:
         header = nib.load(path).header
-    except (ImageFileError, OSError, EOFError) as error:
+        stored, (slope, intercept) = header.get_data_dtype(), header.get_slope_inter()
+    except _DAMAGE as error:
         return f"cannot be read ({error})"
-    stored = header.get_data_dtype()
     if stored != np.uint8:
         return f"{stored}"
-    slope, intercept = header.get_slope_inter()
     scaled = slope not in (None, 1) or intercept not in (None, 0)
     return f"uint8, to be scaled by {slope} and shifted by {intercept}" if scaled else None
