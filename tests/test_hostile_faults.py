@@ -5,6 +5,9 @@ What a fault finds wrong is its ``failures``; that each can find something is sh
 
 import hashlib
 import json
+import multiprocessing
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tools.hostile import endurance
+from tools.hostile import endurance, preloaded, processes
 from tools.hostile.__main__ import main
 from tools.hostile.bundles import write_bundle
 from tools.hostile.determinism import check_determinism, organ_scores
@@ -77,6 +80,51 @@ def test_a_partial_a_foreign_and_a_missing_file_are_noticed(tmp_path: Path) -> N
 )
 def test_crashes_are_told_from_refusals(code: int, stderr: str, crashed: bool) -> None:
     assert Done(code, stderr, 0.0).crashed == crashed
+
+
+@pytest.fixture
+def hanging_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app says something and does not end."""
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho working >&2\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(processes, "LONGEST_S", 0.5)
+
+
+@pytest.mark.usefixtures("hanging_app")
+def test_a_run_that_hangs_is_killed_and_counts_as_a_crash() -> None:
+    with processes.start() as child:
+        done = processes.finish(child)
+    assert (done.exit_code, done.crashed, child.returncode) == (-9, True, -9)
+    assert done.stderr.startswith("working\n\nhung: killed after ")
+
+
+def test_a_preloaded_run_that_hangs_is_killed_and_counts_as_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preloaded, "LONGEST_S", 0.3)
+    (tmp_path / "log").write_text("working")
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    child.start()
+    done = preloaded.finish(child, tmp_path / "log")
+    assert (done.exit_code, done.crashed, child.exitcode) == (-9, True, -9)
+    assert done.stderr.startswith("working\nhung: killed after ")
+
+
+@pytest.mark.usefixtures("hanging_app")
+@pytest.mark.parametrize("name", ["skip-existing", "folder-removed", "promises", "ulimit"])
+def test_a_fault_that_makes_the_app_hang_is_a_failure(tmp_path: Path, name: str) -> None:
+    """And no traceback, though there is neither a report nor a label map: the next fault is tried."""
+    found = FAULTS[name](Workshop(tmp_path, tmp_path, tmp_path, {}))
+    assert "exit code -9, working\n\nhung: killed after " in found.failures[0]
+
+
+@pytest.mark.usefixtures("hanging_app")
+def test_a_run_does_not_outlive_its_block() -> None:
+    with pytest.raises(KeyboardInterrupt), processes.start() as child:
+        raise KeyboardInterrupt
+    assert child.returncode == -9
 
 
 def test_the_slope_is_that_of_least_squares() -> None:

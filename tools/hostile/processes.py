@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tools.hostile.machine import ROOT
 
-_LONGEST_S = 120.0
+LONGEST_S = 120.0  # then it hangs
 _POLL_S = 0.0005
 
 
@@ -35,9 +35,10 @@ class Done:
         return self.exit_code < 0 or "Traceback" in self.stderr or self.exit_code not in (0, 1, 2, 3, 4, 130)
 
 
-def start(*arguments: object, before: Callable[[], None] | None = None) -> "subprocess.Popen[str]":
-    """Starts ``python -m app``; ``before`` is called in the child."""
-    return subprocess.Popen(
+@contextmanager
+def start(*arguments: object, before: Callable[[], None] | None = None) -> "Iterator[subprocess.Popen[str]]":
+    """Starts ``python -m app``; ``before`` is called in the child, which is killed if it outlives the block."""
+    with subprocess.Popen(
         [sys.executable, "-m", "app", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
@@ -45,25 +46,40 @@ def start(*arguments: object, before: Callable[[], None] | None = None) -> "subp
         text=True,
         errors="replace",
         preexec_fn=before,  # noqa: PLW1509 - sets a limit, and this process has no threads that hold locks
-    )
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()  # nothing to one that was waited for
 
 
 def finish(child: "subprocess.Popen[str]") -> Done:
-    """Waits for it."""
+    """Waits for it; one that hangs is killed, which counts as a crash."""
     since = time.monotonic()
-    _, stderr = child.communicate(timeout=_LONGEST_S)
+    try:
+        _, stderr = child.communicate(timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        _, stderr = child.communicate()
+        return hung(stderr, time.monotonic() - since)
     return Done(child.returncode, stderr, time.monotonic() - since)
+
+
+def hung(stderr: str, seconds: float) -> Done:
+    """How a run ended that was killed since it did not end; the last line of its log says so."""
+    return Done(-signal.SIGKILL, f"{stderr}\nhung: killed after {seconds:.0f} s", seconds)
 
 
 def run_app(*arguments: object, before: Callable[[], None] | None = None) -> Done:
     """Runs it to its end."""
-    return finish(start(*arguments, before=before))
+    with start(*arguments, before=before) as child:
+        return finish(child)
 
 
 @contextmanager
 def frozen_when(child: "subprocess.Popen[str]", is_so: Callable[[], bool]) -> Iterator[bool]:
     """Stops the child as soon as ``is_so``, for the length of the block; gives whether that came about."""
-    until = time.monotonic() + _LONGEST_S
+    until = time.monotonic() + LONGEST_S
     while child.poll() is None and time.monotonic() < until:
         if is_so():
             child.send_signal(signal.SIGSTOP)
