@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tools.hostile import endurance, preloaded, processes
+from tools.hostile import endurance, memory_limits, preloaded, processes
 from tools.hostile.__main__ import main
 from tools.hostile.bundles import write_bundle
 from tools.hostile.determinism import check_determinism, organ_scores
@@ -125,6 +125,17 @@ def test_a_run_does_not_outlive_its_block() -> None:
     with pytest.raises(KeyboardInterrupt), processes.start() as child:
         raise KeyboardInterrupt
     assert child.returncode == -9
+
+
+def test_a_control_group_that_takes_no_limit_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(memory_limits, "_GROUPS", tmp_path)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with memory_limits._memory_group(2**20) as group:
+        assert group is None
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_the_slope_is_that_of_least_squares() -> None:

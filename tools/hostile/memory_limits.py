@@ -10,7 +10,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +162,8 @@ def _memory_group(limit_bytes: int) -> Iterator[Path | None]:
         group.mkdir(exist_ok=True)
         (group / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text(str(limit_bytes))
     except OSError:
+        with suppress(OSError):  # it was not made, or another run is in it
+            group.rmdir()
         yield None
         return
     try:
