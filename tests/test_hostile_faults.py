@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tools.hostile import endurance, memory_limits, preloaded, processes
+from tools.hostile import containers, endurance, memory_limits, preloaded, processes
 from tools.hostile.__main__ import main
 from tools.hostile.bundles import write_bundle
 from tools.hostile.determinism import check_determinism, organ_scores
@@ -136,6 +136,36 @@ def test_a_control_group_that_takes_no_limit_is_removed(tmp_path: Path, monkeypa
     with memory_limits._memory_group(2**20) as group:
         assert group is None
         assert list(tmp_path.iterdir()) == []
+
+
+def docker_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Path:
+    """A stand-in for Docker: ``docker run`` does this. Returns the file of its calls, one a line."""
+    calls = tmp_path / "calls"
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n[ "$1" = run ] || exit 0\n{does}\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return calls
+
+
+def test_a_container_that_hangs_is_removed_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LONGEST_S", 0.5)
+    calls = docker_that(tmp_path, monkeypatch, "exec sleep 60")
+    shop = Workshop(tmp_path, tmp_path, tmp_path, {}, image="image")
+    assert "exit code -9, \nhung: killed after " in FAULTS["container"](shop).failures[0]
+    run, removal = (line.split() for line in calls.read_text().splitlines())
+    assert removal == ["container", "rm", "--force", run[run.index("--name") + 1]]
+
+
+def test_a_container_does_not_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> Done:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(containers, "finish", interrupt)
+    calls = docker_that(tmp_path, monkeypatch, "exec sleep 60")
+    with pytest.raises(KeyboardInterrupt):
+        containers.run_container("image", (), ())
+    assert calls.read_text().splitlines()[-1].startswith("container rm --force hostile-")
 
 
 def test_the_slope_is_that_of_least_squares() -> None:

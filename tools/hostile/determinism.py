@@ -1,7 +1,6 @@
 """Equal input, equal bytes: run after run, alone or among others, in a container; nearly equal across threads."""
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ import nibabel
 import numpy as np
 
 from app.volume import LabelArray
-from tools.hostile.machine import ROOT
-from tools.hostile.processes import run_app
+from tools.hostile.containers import run_container
+from tools.hostile.processes import Done, run_app
 from tools.hostile.workshop import hashes
 from tools.phantom import write_phantoms
 
@@ -87,9 +86,7 @@ _NAME = "phantom_000.nii.gz"
 
 
 def _run(inputs: Path, outputs: Path, bundle: Path, threads: int) -> Path:
-    done = run_app(*_files(inputs, outputs), "--bundle", bundle, *_options(threads))
-    if done.exit_code:
-        raise RuntimeError(f"exit code {done.exit_code}: {done.stderr}")
+    _check_end(run_app(*_files(inputs, outputs), "--bundle", bundle, *_options(threads)))
     return outputs
 
 
@@ -103,12 +100,15 @@ def _options(threads: int) -> tuple[str, ...]:
 
 def _in_container(inputs: Path, outputs: Path, bundle: Path, image: str) -> str:
     outputs.mkdir()
-    mounts = (f"{inputs}:/in:ro", f"{outputs}:/out", f"{bundle}:/bundle:ro", f"{ROOT / 'app'}:/workspace/app:ro")
-    flags = ["--rm", "--network", "none", *(part for each in mounts for part in ("-v", each))]
-    options = [*map(str, _files(Path("/in"), Path("/out"))), "--bundle", "/bundle", *_options(1)]
-    command = ["docker", "run", *flags, image, "sh", "predict.sh", *options]
-    subprocess.run(command, check=True, capture_output=True)
+    mounts = (f"{inputs}:/in:ro", f"{outputs}:/out", f"{bundle}:/bundle:ro")
+    options = (*_files(Path("/in"), Path("/out")), "--bundle", "/bundle", *_options(1))
+    _check_end(run_container(image, mounts, options))
     return _digest(outputs)
+
+
+def _check_end(done: Done) -> None:
+    if done.exit_code:
+        raise RuntimeError(f"exit code {done.exit_code}: {done.stderr}")
 
 
 def _digest(outputs: Path) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 import resource
 import struct
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +16,9 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
+from tools.hostile.containers import run_container
 from tools.hostile.gzip_streams import bomb
-from tools.hostile.machine import ROOT, memory_disk
+from tools.hostile.machine import memory_disk
 from tools.hostile.processes import Done, run_app
 from tools.hostile.workshop import Outcome, Workshop, arguments, report_in
 
@@ -112,11 +112,7 @@ def container(shop: Workshop) -> Outcome:
         return Outcome(name, 0, expected, skipped="no image was given (--image)")
     inputs, outputs = _large_scan(shop, _LARGE_XYZ), shop.fresh("limited_labels")
     mounts = [f"{inputs}:/workspace/inputs:ro", f"{outputs}:/workspace/outputs", f"{shop.bundle}:/bundle:ro"]
-    flags = ["--rm", "--network", "none", "-m", str(_LIMIT_BYTES), *(part for each in mounts for part in ("-v", each))]
-    flags += ["-v", f"{ROOT / 'app'}:/workspace/app:ro"]
-    command = ["docker", "run", *flags, shop.image, "sh", "predict.sh", "--bundle", "/bundle"]
-    found = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    done = Done(found.returncode, found.stderr, 0)
+    done = run_container(shop.image, mounts, ("--bundle", "/bundle"), "-m", str(_LIMIT_BYTES))
     failures = () if _foreseen(done, outputs, "memory") else (f"exit code {done.exit_code}, {done.stderr[-300:]}",)
     return Outcome(name, 1, expected, failures, _need(done))
 

@@ -1,11 +1,11 @@
-"""``python -m app`` as a child process that can be stopped at chosen moments."""
+"""``python -m app`` as a child process that can be stopped at chosen moments, and does not go on for ever."""
 
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +35,18 @@ class Done:
         return self.exit_code < 0 or "Traceback" in self.stderr or self.exit_code not in (0, 1, 2, 3, 4, 130)
 
 
+def start(
+    *arguments: object, before: Callable[[], None] | None = None
+) -> "AbstractContextManager[subprocess.Popen[str]]":
+    """Starts ``python -m app``; see ``start_command``."""
+    return start_command([sys.executable, "-m", "app", *map(str, arguments)], before)
+
+
 @contextmanager
-def start(*arguments: object, before: Callable[[], None] | None = None) -> "Iterator[subprocess.Popen[str]]":
-    """Starts ``python -m app``; ``before`` is called in the child, which is killed if it outlives the block."""
+def start_command(command: list[str], before: Callable[[], None] | None = None) -> "Iterator[subprocess.Popen[str]]":
+    """Starts a command; ``before`` is called in the child, which is killed if it outlives the block."""
     with subprocess.Popen(
-        [sys.executable, "-m", "app", *map(str, arguments)],
+        command,
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
