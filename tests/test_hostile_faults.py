@@ -6,6 +6,8 @@ What a fault finds wrong is its ``failures``; that each can find something is sh
 import hashlib
 import json
 import multiprocessing
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tools.hostile import containers, endurance, memory_limits, preloaded, processes
-from tools.hostile.__main__ import main
+from tools.hostile.__main__ import _SECTIONS, main
 from tools.hostile.bundles import write_bundle
 from tools.hostile.determinism import check_determinism, organ_scores
 from tools.hostile.endurance import slope
@@ -214,6 +216,14 @@ def test_the_record_is_kept_and_the_table_follows_from_it(tmp_path: Path) -> Non
         record
     )
     assert "Machine: a CPU, 2 cores, 2 GiB (h), Linux 6.1, Python 3.11." in markdown(record)
+
+
+def test_130_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(_SECTIONS, "fuzz", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["fuzz", "--out", str(tmp_path)]) == 130
+    assert "interrupted; the record has what was tried" in capsys.readouterr().err
 
 
 def test_another_file_is_not_overwritten(tmp_path: Path) -> None:

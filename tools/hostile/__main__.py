@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError
+from app.interruption import EXIT_INTERRUPTED, interruptible
 from app.machine_limits import processor_limit
 from tools.hostile import endurance
 from tools.hostile.determinism import RUNS, check_determinism
@@ -25,7 +26,8 @@ endurance    hundreds of cases in one process
 determinism  equal input, equal bytes
 all          these four
 
-The record is OUT/hostile.json; OUT/hostile.md is made of it. Exit code 1: something was not as expected.
+The record is OUT/hostile.json; OUT/hostile.md is made of it.
+Exit code 1: something was not as expected; 130: interrupted (Ctrl-C, SIGTERM).
 """
 
 
@@ -66,12 +68,16 @@ def main(argv: list[str] | None = None) -> int:
     """Tries what was asked for; returns the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        record = read_record(arguments.out)
-        for name in _SECTIONS if arguments.what == "all" else (arguments.what,):
-            _SECTIONS[name](arguments, record)
+        with interruptible():
+            record = read_record(arguments.out)
+            for name in _SECTIONS if arguments.what == "all" else (arguments.what,):
+                _SECTIONS[name](arguments, record)
     except AppError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the record has what was tried, and the fuzzer goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
     print((arguments.out / TABLE_FILE).read_text())
     found = failures(record)
     for failure in found:
