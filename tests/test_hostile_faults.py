@@ -17,8 +17,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from app.errors import AppError, BundleError, CaseError, FolderError, UsageError
 from tests.conftest import ROOT
-from tools.hostile import containers, endurance, memory_limits, preloaded, processes
+from tools.hostile import containers, determinism, endurance, memory_limits, preloaded, processes
 from tools.hostile.__main__ import _SECTIONS, main
 from tools.hostile.bundles import write_bundle
 from tools.hostile.determinism import check_determinism, organ_scores
@@ -140,11 +141,11 @@ def test_a_control_group_that_takes_no_limit_is_removed(tmp_path: Path, monkeypa
         assert list(tmp_path.iterdir()) == []
 
 
-def docker_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Path:
-    """A stand-in for Docker: ``docker run`` does this. Returns the file of its calls, one a line."""
+def docker_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, other: str = "exit 0") -> Path:
+    """A stand-in for Docker: what ``docker run`` does, and the others. Returns the file of its calls, one a line."""
     calls = tmp_path / "calls"
     docker = tmp_path / "docker"
-    docker.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n[ "$1" = run ] || exit 0\n{does}\n')
+    docker.write_text(f'#!/bin/sh\necho "$*" >> {calls}\nif [ "$1" = run ]; then {run or ":"}; else {other}; fi\n')
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return calls
@@ -168,6 +169,56 @@ def test_a_container_does_not_outlive_an_interruption(tmp_path: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         containers.run_container("image", (), ())
     assert calls.read_text().splitlines()[-1].startswith("container rm --force hostile-")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(1, CaseError), (2, UsageError), (3, FolderError), (4, BundleError), (-9, CaseError)]
+)
+def test_a_run_that_failed_is_an_error_of_its_kind_with_what_it_said(code: int, kind: type[AppError]) -> None:
+    processes.check_end(Done(0, "INFO all is well", 1.0), "the app")
+    with pytest.raises(AppError) as caught:
+        processes.check_end(Done(code, "a: failed\nb: too\n", 1.0), "the app")
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"the app ended with exit code {code}, expected 0. It said:\na: failed\nb: too"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("determinism --runs 1 --bundle nope", 4, "/nope: no such bundle; expected a folder with"),
+        ("determinism --scan nope.nii.gz", 3, "--scan nope.nii.gz: no such file; expected a scan as .nii.gz"),
+        ("faults --image nope", 4, "nope: No such image; expected an image that `docker image ls` lists"),
+        ("faults --out /dev/null/results", 3, "/dev/null/results: cannot be written"),
+    ],
+)
+def test_mistakes_are_named(
+    command: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    docker_that(tmp_path, monkeypatch, "", "echo 'No such image' >&2; exit 1")
+    assert main(["--out", str(tmp_path), *command.split()]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_container_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker_that(tmp_path, monkeypatch, "echo 'no space left on device' >&2; exit 125")
+    with pytest.raises(CaseError, match=r"in a container of image:1 ended with exit code 125, .*\nno space left on"):
+        determinism._in_container(tmp_path, tmp_path / "outputs", tmp_path, "image:1")
+
+
+def test_an_endurance_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'MemoryError: none is left' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert main(["endurance", "--out", str(tmp_path)]) == 1
+    assert "endurance ended with exit code 1, expected 0. It said:\nMemoryError: none" in capsys.readouterr().err
 
 
 def test_the_slope_is_that_of_least_squares() -> None:

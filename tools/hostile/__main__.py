@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError
+from app.cases import prepare_output_folder
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, FolderError
 from app.interruption import EXIT_INTERRUPTED, interruptible
 from app.machine_limits import processor_limit
 from tools.hostile import endurance
@@ -16,7 +17,9 @@ from tools.hostile.determinism import RUNS, check_determinism
 from tools.hostile.faults import FAULTS, try_faults
 from tools.hostile.fuzz import fuzz, new_record
 from tools.hostile.machine import ROOT, circumstances
+from tools.hostile.processes import Done, check_end
 from tools.hostile.records import TABLE_FILE, Record, failures, read_record, write_record
+from tools.profile.container import inspect_image
 
 INPUTS = 200_000
 _EPILOG = """\
@@ -70,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with interruptible():
             record = read_record(arguments.out)
+            _check_usage(arguments)
             for name in _SECTIONS if arguments.what == "all" else (arguments.what,):
                 _SECTIONS[name](arguments, record)
     except AppError as error:
@@ -83,6 +87,15 @@ def main(argv: list[str] | None = None) -> int:
     for failure in found:
         print(failure, file=sys.stderr)
     return EXIT_CASE_FAILED if found else EXIT_OK
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Shows mistakes before hours of work."""
+    prepare_output_folder(arguments.out)
+    if arguments.scan and not arguments.scan.is_file():
+        raise FolderError(f"--scan {arguments.scan}: no such file; expected a scan as .nii.gz")
+    if arguments.image:
+        inspect_image(arguments.image, "{{.Id}}")
 
 
 def _fuzz(arguments: argparse.Namespace, record: Record) -> None:
@@ -108,7 +121,8 @@ def _endurance(arguments: argparse.Namespace, record: Record) -> None:
     with tempfile.TemporaryDirectory() as folder:  # a process of its own, which holds nothing of what was done before
         found = Path(folder) / "endurance.json"
         command = [sys.executable, "-m", "tools.hostile.endurance", str(arguments.cases), str(found)]
-        subprocess.run(command, cwd=ROOT, check=True)
+        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+        check_end(Done(done.returncode, done.stderr, 0), "endurance")
         record["endurance"] = {**circumstances(), "outcome": json.loads(found.read_text())}
     write_record(arguments.out, record)
 

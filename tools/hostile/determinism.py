@@ -11,7 +11,7 @@ import numpy as np
 
 from app.volume import LabelArray
 from tools.hostile.containers import run_container
-from tools.hostile.processes import Done, run_app
+from tools.hostile.processes import check_end, run_app
 from tools.hostile.workshop import hashes
 from tools.phantom import write_phantoms
 
@@ -29,6 +29,9 @@ def check_determinism(runs: int, bundle: Path, scan: Path | None, image: str) ->
         bundle: any.
         scan: a real one; None for a phantom.
         image: a container image; empty for none.
+
+    Raises:
+        AppError: the app failed; of the kind that it failed with.
     """
     with tempfile.TemporaryDirectory(prefix="hostile-") as name:
         folder = Path(name)
@@ -86,7 +89,7 @@ _NAME = "phantom_000.nii.gz"
 
 
 def _run(inputs: Path, outputs: Path, bundle: Path, threads: int) -> Path:
-    _check_end(run_app(*_files(inputs, outputs), "--bundle", bundle, *_options(threads)))
+    check_end(run_app(*_files(inputs, outputs), "--bundle", bundle, *_options(threads)), "the app")
     return outputs
 
 
@@ -102,13 +105,8 @@ def _in_container(inputs: Path, outputs: Path, bundle: Path, image: str) -> str:
     outputs.mkdir()
     mounts = (f"{inputs}:/in:ro", f"{outputs}:/out", f"{bundle}:/bundle:ro")
     options = (*_files(Path("/in"), Path("/out")), "--bundle", "/bundle", *_options(1))
-    _check_end(run_container(image, mounts, options))
+    check_end(run_container(image, mounts, options), f"the app in a container of {image}")
     return _digest(outputs)
-
-
-def _check_end(done: Done) -> None:
-    if done.exit_code:
-        raise RuntimeError(f"exit code {done.exit_code}: {done.stderr}")
 
 
 def _digest(outputs: Path) -> str:

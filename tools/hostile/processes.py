@@ -9,10 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.errors import BundleError, CaseError, FolderError, UsageError
 from tools.hostile.machine import ROOT
 
 LONGEST_S = 120.0  # then it hangs
 _POLL_S = 0.0005
+_KINDS = {kind.exit_code: kind for kind in (UsageError, FolderError, BundleError)}
+_LAST_LINES = 20  # of a log: a traceback is worth reading
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,18 @@ def run_app(*arguments: object, before: Callable[[], None] | None = None) -> Don
     """Runs it to its end."""
     with start(*arguments, before=before) as child:
         return finish(child)
+
+
+def check_end(done: Done, what: str) -> None:
+    """Raises an error of the kind that a run ended with, if it did, and with what it said last.
+
+    Raises:
+        AppError: the exit code is not 0.
+    """
+    if done.exit_code:
+        kind = _KINDS.get(done.exit_code, CaseError)
+        said = "\n".join(done.stderr.strip().splitlines()[-_LAST_LINES:])
+        raise kind(f"{what} ended with exit code {done.exit_code}, expected 0. It said:\n{said}")
 
 
 @contextmanager
