@@ -20,7 +20,7 @@ import pytest
 from app.errors import AppError, BundleError, CaseError, FolderError, UsageError
 from tests.conftest import ROOT
 from tools.hostile import containers, determinism, endurance, memory_limits, preloaded, processes
-from tools.hostile.__main__ import _SECTIONS, main
+from tools.hostile.__main__ import _SECTIONS, build_parser, main
 from tools.hostile.bundles import write_bundle
 from tools.hostile.determinism import check_determinism, organ_scores
 from tools.hostile.endurance import slope
@@ -202,6 +202,23 @@ def test_mistakes_are_named(
     docker_that(tmp_path, monkeypatch, "", "echo 'No such image' >&2; exit 1")
     assert main(["--out", str(tmp_path), *command.split()]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["inputs", "workers", "runs", "cases", "share"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "some"])
+def test_numbers_that_cannot_be_are_refused(name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    least = {"cases": "a whole number from 2", "share": "a number above 0"}.get(name, "a whole number from 1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["all", f"--{name}={value}"])
+    assert f"argument --{name}: '{value}': expected {least}" in capsys.readouterr().err
+
+
+def test_the_smallest_numbers_are_accepted() -> None:
+    command = "all --inputs 1 --workers 1 --runs 1 --cases 2 --share 0.01"
+    found = build_parser().parse_args(command.split())
+    assert (found.inputs, found.workers, found.runs, found.cases, found.share) == (1, 1, 1, 2, 0.01)
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["endurance", "--cases", "1"])
 
 
 def test_a_container_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

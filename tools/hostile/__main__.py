@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +46,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("what", choices=(*_SECTIONS, "all"))
     parser.add_argument("--out", type=Path, default=ROOT / "tools" / "hostile" / "results", metavar="DIR")
-    parser.add_argument("--inputs", type=int, default=INPUTS, metavar="N", help="of the fuzzer (default: %(default)s)")
+    count = _whole_number_from(1)
     parser.add_argument(
-        "--workers", type=int, default=processor_limit(), metavar="N", help="its processes (default: %(default)s)"
+        "--inputs", type=count, default=INPUTS, metavar="N", help="of the fuzzer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=count, default=processor_limit(), metavar="N", help="its processes (default: %(default)s)"
     )
     parser.add_argument("--again", action="store_true", help="forget what the fuzzer tried before")
     parser.add_argument(
         "--only", choices=tuple(FAULTS), nargs="+", default=tuple(FAULTS), metavar="FAULT", help=", ".join(FAULTS)
     )
     parser.add_argument(
-        "--share", type=float, default=1.0, metavar="S", help="try what is tried often S times as often (default: 1)"
+        "--share", type=_share, default=1.0, metavar="S", help="try what is tried often S times as often (default: 1)"
     )
     parser.add_argument(
-        "--cases", type=int, default=endurance.CASES, metavar="N", help="of endurance (default: %(default)s)"
+        "--cases",
+        type=_whole_number_from(endurance.FEWEST_CASES),
+        default=endurance.CASES,
+        metavar="N",
+        help="of endurance (default: %(default)s)",
     )
     parser.add_argument(
-        "--runs", type=int, default=RUNS, metavar="N", help="of determinism's scan (default: %(default)s)"
+        "--runs", type=count, default=RUNS, metavar="N", help="of determinism's scan (default: %(default)s)"
     )
     parser.add_argument("--bundle", type=Path, default=ROOT / "weights" / "default", metavar="DIR", help="its network")
     parser.add_argument("--scan", type=Path, metavar="FILE", help="its scan (default: a phantom)")
@@ -131,6 +140,25 @@ def _determinism(arguments: argparse.Namespace, record: Record) -> None:
     found = check_determinism(arguments.runs, arguments.bundle.resolve(), arguments.scan, arguments.image)
     record["determinism"] = {**circumstances(), "outcome": found}
     write_record(arguments.out, record)
+
+
+def _whole_number_from(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
+        return int(text)
+
+    return read
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 < value < inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return value
 
 
 _SECTIONS = {"fuzz": _fuzz, "faults": _faults, "endurance": _endurance, "determinism": _determinism}
