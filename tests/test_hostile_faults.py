@@ -5,6 +5,11 @@ What a fault finds wrong is its ``failures``; that each can find something is sh
 
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +17,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from app.errors import AppError, BundleError, CaseError, FolderError, UsageError
 from tests.conftest import ROOT
-from tools.hostile import endurance
-from tools.hostile.__main__ import main
+from tools.hostile import containers, determinism, endurance, memory_limits, preloaded, processes
+from tools.hostile.__main__ import _SECTIONS, build_parser, main
 from tools.hostile.bundles import write_bundle
 from tools.hostile.determinism import check_determinism, organ_scores
 from tools.hostile.endurance import slope
@@ -79,6 +85,159 @@ def test_crashes_are_told_from_refusals(code: int, stderr: str, crashed: bool) -
     assert Done(code, stderr, 0.0).crashed == crashed
 
 
+@pytest.fixture
+def hanging_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app says something and does not end."""
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho working >&2\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(processes, "LONGEST_S", 0.5)
+
+
+@pytest.mark.usefixtures("hanging_app")
+def test_a_run_that_hangs_is_killed_and_counts_as_a_crash() -> None:
+    with processes.start() as child:
+        done = processes.finish(child)
+    assert (done.exit_code, done.crashed, child.returncode) == (-9, True, -9)
+    assert done.stderr.startswith("working\n\nhung: killed after ")
+
+
+def test_a_preloaded_run_that_hangs_is_killed_and_counts_as_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preloaded, "LONGEST_S", 0.3)
+    (tmp_path / "log").write_text("working")
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    child.start()
+    done = preloaded.finish(child, tmp_path / "log")
+    assert (done.exit_code, done.crashed, child.exitcode) == (-9, True, -9)
+    assert done.stderr.startswith("working\nhung: killed after ")
+
+
+@pytest.mark.usefixtures("hanging_app")
+@pytest.mark.parametrize("name", ["skip-existing", "folder-removed", "promises", "ulimit"])
+def test_a_fault_that_makes_the_app_hang_is_a_failure(tmp_path: Path, name: str) -> None:
+    """And no traceback, though there is neither a report nor a label map: the next fault is tried."""
+    found = FAULTS[name](Workshop(tmp_path, tmp_path, tmp_path, {}))
+    assert "exit code -9, working\n\nhung: killed after " in found.failures[0]
+
+
+@pytest.mark.usefixtures("hanging_app")
+def test_a_run_does_not_outlive_its_block() -> None:
+    with pytest.raises(KeyboardInterrupt), processes.start() as child:
+        raise KeyboardInterrupt
+    assert child.returncode == -9
+
+
+def test_a_control_group_that_takes_no_limit_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(memory_limits, "_GROUPS", tmp_path)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with memory_limits._memory_group(2**20) as group:
+        assert group is None
+        assert list(tmp_path.iterdir()) == []
+
+
+def docker_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, other: str = "exit 0") -> Path:
+    """A stand-in for Docker: what ``docker run`` does, and the others. Returns the file of its calls, one a line."""
+    calls = tmp_path / "calls"
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$*" >> {calls}\nif [ "$1" = run ]; then {run or ":"}; else {other}; fi\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return calls
+
+
+def test_a_container_that_hangs_is_removed_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LONGEST_S", 0.5)
+    calls = docker_that(tmp_path, monkeypatch, "exec sleep 60")
+    shop = Workshop(tmp_path, tmp_path, tmp_path, {}, image="image")
+    assert "exit code -9, \nhung: killed after " in FAULTS["container"](shop).failures[0]
+    run, removal = (line.split() for line in calls.read_text().splitlines())
+    assert removal == ["container", "rm", "--force", run[run.index("--name") + 1]]
+
+
+def test_a_container_does_not_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> Done:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(containers, "finish", interrupt)
+    calls = docker_that(tmp_path, monkeypatch, "exec sleep 60")
+    with pytest.raises(KeyboardInterrupt):
+        containers.run_container("image", (), ())
+    assert calls.read_text().splitlines()[-1].startswith("container rm --force hostile-")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(1, CaseError), (2, UsageError), (3, FolderError), (4, BundleError), (-9, CaseError)]
+)
+def test_a_run_that_failed_is_an_error_of_its_kind_with_what_it_said(code: int, kind: type[AppError]) -> None:
+    processes.check_end(Done(0, "INFO all is well", 1.0), "the app")
+    with pytest.raises(AppError) as caught:
+        processes.check_end(Done(code, "a: failed\nb: too\n", 1.0), "the app")
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"the app ended with exit code {code}, expected 0. It said:\na: failed\nb: too"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("determinism --runs 1 --bundle nope", 4, "/nope: no such bundle; expected a folder with"),
+        ("determinism --scan nope.nii.gz", 3, "--scan nope.nii.gz: no such file; expected a scan as .nii.gz"),
+        ("faults --image nope", 4, "nope: No such image; expected an image that `docker image ls` lists"),
+        ("faults --out /dev/null/results", 3, "/dev/null/results: cannot be written"),
+    ],
+)
+def test_mistakes_are_named(
+    command: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    docker_that(tmp_path, monkeypatch, "", "echo 'No such image' >&2; exit 1")
+    assert main(["--out", str(tmp_path), *command.split()]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["inputs", "workers", "runs", "cases", "share"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "some"])
+def test_numbers_that_cannot_be_are_refused(name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    least = {"cases": "a whole number from 2", "share": "a number above 0"}.get(name, "a whole number from 1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["all", f"--{name}={value}"])
+    assert f"argument --{name}: '{value}': expected {least}" in capsys.readouterr().err
+
+
+def test_the_smallest_numbers_are_accepted() -> None:
+    command = "all --inputs 1 --workers 1 --runs 1 --cases 2 --share 0.01"
+    found = build_parser().parse_args(command.split())
+    assert (found.inputs, found.workers, found.runs, found.cases, found.share) == (1, 1, 1, 2, 0.01)
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["endurance", "--cases", "1"])
+
+
+def test_a_container_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker_that(tmp_path, monkeypatch, "echo 'no space left on device' >&2; exit 125")
+    with pytest.raises(CaseError, match=r"in a container of image:1 ended with exit code 125, .*\nno space left on"):
+        determinism._in_container(tmp_path, tmp_path / "outputs", tmp_path, "image:1")
+
+
+def test_an_endurance_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'MemoryError: none is left' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert main(["endurance", "--out", str(tmp_path)]) == 1
+    assert "endurance ended with exit code 1, expected 0. It said:\nMemoryError: none" in capsys.readouterr().err
+
+
 def test_the_slope_is_that_of_least_squares() -> None:
     assert slope([3, 5, 7]) == pytest.approx(2)
     assert slope([1, 0, 1, 0, 1]) == pytest.approx(0)
@@ -125,6 +284,14 @@ def test_the_record_is_kept_and_the_table_follows_from_it(tmp_path: Path) -> Non
         record
     )
     assert "Machine: a CPU, 2 cores, 2 GiB (h), Linux 6.1, Python 3.11." in markdown(record)
+
+
+def test_130_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(_SECTIONS, "fuzz", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["fuzz", "--out", str(tmp_path)]) == 130
+    assert "interrupted; the record has what was tried" in capsys.readouterr().err
 
 
 def test_another_file_is_not_overwritten(tmp_path: Path) -> None:

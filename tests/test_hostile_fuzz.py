@@ -3,9 +3,13 @@
 import gzip
 import json
 import os
+import signal
 import stat
 import struct
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +19,10 @@ import numpy as np
 import pytest
 
 from app.errors import CaseError
+from app.interruption import interruptible
 from app.nifti import read_nifti_header
 from app.volume_io import read_volume, write_label_map
-from tests.conftest import read_label_map, run_app, tissue, write_scan
+from tests.conftest import ROOT, read_label_map, run_app, tissue, write_scan
 from tools.hostile import fuzz as parent
 from tools.hostile.constant import LABEL, ConstantPredictor, Finding
 from tools.hostile.gzip_streams import bomb
@@ -93,6 +98,66 @@ def test_a_stopped_run_goes_on_and_one_of_other_code_begins_anew(
     record = parent.fuzz(parent.new_record(), 2, lambda _: None)
     assert parent.fuzz(record, 5, lambda _: None)["outcomes"] == {"label map": 5}
     assert parent.fuzz({**record, "digest": "another"}, 1, lambda _: None)["outcomes"] == {"label map": 1}
+
+
+def terminate_when(condition: Callable[[], bool]) -> threading.Thread:
+    """Sends SIGTERM to this process as soon as something is so."""
+
+    def wait() -> None:
+        until = time.monotonic() + 60
+        while not condition() and time.monotonic() < until:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_what_was_tried_without_a_gap_and_every_finding_outlive_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds 0 and 1 are counted, 3 does not end; 5 to 9 are tried again, since 2 was not counted, but 7 is kept."""
+    others = "    if seed == 7: raise ValueError('odd')\n    if seed == 9: (folder.parent.parent / 'nine').touch()"
+    halting = child_that(tmp_path, f"(folder.parent.parent / 'three').touch(); time.sleep(60)\n{others}")
+    monkeypatch.setattr(parent, "memory_disk", lambda: str(tmp_path))
+    monkeypatch.setattr(parent, "BLOCK", 5)
+    saved: list[dict[str, Any]] = []
+    thread = terminate_when(lambda: (tmp_path / "three").exists() and (tmp_path / "nine").exists())
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), interruptible():
+        patched.setattr(sys, "executable", halting)
+        parent.fuzz(parent.new_record(), 10, lambda each: saved.append(json.loads(json.dumps(each))), workers=2)
+    thread.join()
+    (record,) = saved
+    findings = [{"seed": 7, "end": "exit code 1", "message": "ValueError: odd"}]
+    assert (record["next"], record["outcomes"], record["findings"]) == (2, {"label map": 2}, findings)
+    assert list(tmp_path.glob("hostile-*")) == []
+    monkeypatch.setattr(sys, "executable", child_that(tmp_path, f"pass\n{others}"))
+    record = parent.fuzz(record, 10, lambda _: None, workers=2)
+    assert (record["next"], record["outcomes"], record["findings"]) == (10, {"label map": 9}, findings)
+
+
+def test_ctrl_c_ends_the_children_and_is_no_finding(tmp_path: Path) -> None:
+    """A terminal sends it to all processes of the group."""
+    child = child_that(tmp_path, "(folder.parent.parent / f'started_{os.getpid()}').touch(); time.sleep(60)")
+    script = (
+        "import json, pathlib, signal, sys; from tools.hostile import fuzz\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "folder, sys.executable = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
+        "fuzz.memory_disk = lambda: str(folder)\n"
+        "fuzz.fuzz(fuzz.new_record(), 5, lambda each: (folder / 'saved').write_text(json.dumps(each)))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), child]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        until = time.monotonic() + 60
+        while not list(tmp_path.glob("started_*")) and time.monotonic() < until:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT
+    (started,) = tmp_path.glob("started_*")
+    assert not Path("/proc", started.name.removeprefix("started_")).exists()
+    assert json.loads((tmp_path / "saved").read_text())["findings"] == []
+    assert list(tmp_path.glob("hostile-*")) == []
 
 
 def test_the_constant_predictor_objects_to_what_no_network_can_use() -> None:

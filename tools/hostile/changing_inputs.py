@@ -58,15 +58,15 @@ def input_changed_while_read(shop: Workshop) -> Outcome:
         inputs, outputs = shop.fresh("changing"), shop.fresh("changing_labels")
         scan = _write_large_scan(inputs / "a.nii")
         _small_scan(inputs / "b.nii.gz")
-        child = start(*arguments(inputs, outputs, shop.bundle))
-        with frozen_when(child, partial(_is_within, child, scan)) as frozen:
-            if frozen:
-                harm(scan)
-        done = finish(child)
+        with start(*arguments(inputs, outputs, shop.bundle)) as child:
+            with frozen_when(child, partial(_is_within, child, scan)) as frozen:
+                if frozen:
+                    harm(scan)
+            done = finish(child)
         left = sorted(path.name for path in outputs.iterdir())
         said = any(word in done.stderr for word in words)
         if not frozen:
-            failures.append(f"{name}: reading was not seen")
+            failures.append(f"{name}: reading was not seen; exit code {done.exit_code}, {done.stderr[-300:]}")
         elif done.crashed or done.exit_code != 1 or not said or left != ["b.nii.gz"]:
             failures.append(f"{name}: exit code {done.exit_code}, {left}, {done.stderr[-300:]}")
     expected = "that case fails and its message says why; the next one is segmented"

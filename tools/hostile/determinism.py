@@ -1,7 +1,6 @@
 """Equal input, equal bytes: run after run, alone or among others, in a container; nearly equal across threads."""
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ import nibabel
 import numpy as np
 
 from app.volume import LabelArray
-from tools.hostile.machine import ROOT
-from tools.hostile.processes import run_app
+from tools.hostile.containers import run_container
+from tools.hostile.processes import check_end, run_app
 from tools.hostile.workshop import hashes
 from tools.phantom import write_phantoms
 
@@ -30,6 +29,9 @@ def check_determinism(runs: int, bundle: Path, scan: Path | None, image: str) ->
         bundle: any.
         scan: a real one; None for a phantom.
         image: a container image; empty for none.
+
+    Raises:
+        AppError: the app failed; of the kind that it failed with.
     """
     with tempfile.TemporaryDirectory(prefix="hostile-") as name:
         folder = Path(name)
@@ -87,9 +89,7 @@ _NAME = "phantom_000.nii.gz"
 
 
 def _run(inputs: Path, outputs: Path, bundle: Path, threads: int) -> Path:
-    done = run_app(*_files(inputs, outputs), "--bundle", bundle, *_options(threads))
-    if done.exit_code:
-        raise RuntimeError(f"exit code {done.exit_code}: {done.stderr}")
+    check_end(run_app(*_files(inputs, outputs), "--bundle", bundle, *_options(threads)), "the app")
     return outputs
 
 
@@ -103,11 +103,9 @@ def _options(threads: int) -> tuple[str, ...]:
 
 def _in_container(inputs: Path, outputs: Path, bundle: Path, image: str) -> str:
     outputs.mkdir()
-    mounts = (f"{inputs}:/in:ro", f"{outputs}:/out", f"{bundle}:/bundle:ro", f"{ROOT / 'app'}:/workspace/app:ro")
-    flags = ["--rm", "--network", "none", *(part for each in mounts for part in ("-v", each))]
-    options = [*map(str, _files(Path("/in"), Path("/out"))), "--bundle", "/bundle", *_options(1)]
-    command = ["docker", "run", *flags, image, "sh", "predict.sh", *options]
-    subprocess.run(command, check=True, capture_output=True)
+    mounts = (f"{inputs}:/in:ro", f"{outputs}:/out", f"{bundle}:/bundle:ro")
+    options = (*_files(Path("/in"), Path("/out")), "--bundle", "/bundle", *_options(1))
+    check_end(run_container(image, mounts, options), f"the app in a container of {image}")
     return _digest(outputs)
 
 

@@ -111,8 +111,7 @@ def _midway(
     """Does harm to the output folder while the run is frozen, as soon as the first label map has its name."""
     outputs = outputs or shop.fresh("midway") / "labels"
     outputs.mkdir()
-    child = start(*shop.command(outputs), before=before)
-    try:
+    with start(*shop.command(outputs), before=before) as child:
         while True:
             with frozen_when(child, lambda: any(outputs.glob("*.nii.gz"))) as frozen, suppress(Busy):
                 done_before = [path.name for path in outputs.glob("*.nii.gz")] if frozen else []
@@ -120,7 +119,6 @@ def _midway(
                     harm(outputs)
                 break
             time.sleep(_WHILE_BUSY_S)  # to the end of what it is writing
-    finally:
         done = finish(child)
     return Outcome(
         name,
@@ -137,7 +135,8 @@ def _obey_permissions() -> None:
 
 def _check_midway(shop: Workshop, done: Done, before: list[str], outputs: Path, words: str) -> Iterator[str]:
     if not 0 < len(before) < CASES:
-        yield f"{len(before)} label maps were there when it was frozen"
+        ended = f"exit code {done.exit_code}, {done.stderr[-300:]}"
+        yield f"{len(before)} label maps were there when it was frozen; {ended}"
     elif done.crashed or done.exit_code != 3 or words not in done.stderr or "cases are done" not in done.stderr:
         yield f"exit code {done.exit_code}, {done.stderr[-400:]}"
     yield from shop.wrong(outputs)

@@ -24,6 +24,7 @@ from app.sources import NetworkSources
 from tools.hostile.workshop import make_workshop
 
 CASES = 500
+FEWEST_CASES = 2  # a line needs two points
 STEEPEST_MIB = 0.1
 _SETTLING = 0.2  # of the cases: caches of every grid fill, the allocator finds its size
 _BAD_EVERY = 25  # a case that fails, among those that do not

@@ -7,19 +7,19 @@ import os
 import re
 import resource
 import struct
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
+from tools.hostile.containers import run_container
 from tools.hostile.gzip_streams import bomb
-from tools.hostile.machine import ROOT, memory_disk
-from tools.hostile.processes import Done, finish, run_app, start
+from tools.hostile.machine import memory_disk
+from tools.hostile.processes import Done, run_app
 from tools.hostile.workshop import Outcome, Workshop, arguments, report_in
 
 _GROUPS = Path("/sys/fs/cgroup")
@@ -37,16 +37,19 @@ def scans_beyond_all_memory(shop: Workshop) -> Outcome:
         inputs = Path(folder)
         words = {**_write_bombs(inputs), **_write_promises(inputs, 1, 32767), **_write_promises(inputs, 2, 60000)}
         done = run_app(*arguments(inputs, outputs, shop.bundle), "--report", report, "--max-memory", "250m")
+    name = "promises of 32767^3 and 60,000^3 voxels, gzip bombs"
+    expected = "refused before anything is allocated, the numbers in the message"
+    if done.crashed:  # without a report
+        return Outcome(name, len(words), expected, (f"exit code {done.exit_code}, {done.stderr[-300:]}",))
     told = report_in(report)
     peak_mib = told["peak_memory_mib"]
     peak = "unknown" if peak_mib is None else f"{peak_mib:.0f} MiB"
     errors = {case["case_id"]: case["error"] or "" for case in told["cases"]}
     failures = [f"{name}: {errors[name]}" for name, word in words.items() if word not in errors[name]]
-    if done.crashed or done.exit_code != 1 or (peak_mib or 0) > _PEAK_MIB:
+    if done.exit_code != 1 or (peak_mib or 0) > _PEAK_MIB:
         failures.append(f"exit code {done.exit_code}, peak {peak}, {done.stderr[-300:]}")
-    expected = "refused before anything is allocated, the numbers in the message"
     notes = f"peak of the process {peak}; slowest case {_slowest(told['cases']):.2f} s"
-    return Outcome("promises of 32767^3 and 60,000^3 voxels, gzip bombs", len(words), expected, tuple(failures), notes)
+    return Outcome(name, len(words), expected, tuple(failures), notes)
 
 
 def _write_promises(folder: Path, version: int, side: int) -> dict[str, str]:
@@ -97,8 +100,7 @@ def control_group(shop: Workshop) -> Outcome:
     with _memory_group(_LIMIT_BYTES) as group:
         if group is None:
             return Outcome(name, 0, expected, skipped="no control group of memory can be made here")
-        child = start(*arguments(inputs, outputs, shop.bundle), before=lambda: _enter(group))
-        done = finish(child)
+        done = run_app(*arguments(inputs, outputs, shop.bundle), before=lambda: _enter(group))
     failures = () if _foreseen(done, outputs, str(group)) else (f"exit code {done.exit_code}, {done.stderr[-300:]}",)
     return Outcome(name, 1, expected, failures, _need(done))
 
@@ -110,11 +112,7 @@ def container(shop: Workshop) -> Outcome:
         return Outcome(name, 0, expected, skipped="no image was given (--image)")
     inputs, outputs = _large_scan(shop, _LARGE_XYZ), shop.fresh("limited_labels")
     mounts = [f"{inputs}:/workspace/inputs:ro", f"{outputs}:/workspace/outputs", f"{shop.bundle}:/bundle:ro"]
-    flags = ["--rm", "--network", "none", "-m", str(_LIMIT_BYTES), *(part for each in mounts for part in ("-v", each))]
-    flags += ["-v", f"{ROOT / 'app'}:/workspace/app:ro"]
-    command = ["docker", "run", *flags, shop.image, "sh", "predict.sh", "--bundle", "/bundle"]
-    found = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    done = Done(found.returncode, found.stderr, 0)
+    done = run_container(shop.image, mounts, ("--bundle", "/bundle"), "-m", str(_LIMIT_BYTES))
     failures = () if _foreseen(done, outputs, "memory") else (f"exit code {done.exit_code}, {done.stderr[-300:]}",)
     return Outcome(name, 1, expected, failures, _need(done))
 
@@ -160,6 +158,8 @@ def _memory_group(limit_bytes: int) -> Iterator[Path | None]:
         group.mkdir(exist_ok=True)
         (group / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text(str(limit_bytes))
     except OSError:
+        with suppress(OSError):  # it was not made, or another run is in it
+            group.rmdir()
         yield None
         return
     try:
