@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=(*_SECTIONS, "all"))
-    parser.add_argument("--out", type=Path, default=ROOT / "tools" / "hostile" / "results", metavar="DIR")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "hostile", metavar="DIR", help="goes on there")
     count = _whole_number_from(1)
     parser.add_argument(
         "--inputs", type=count, default=INPUTS, metavar="N", help="of the fuzzer (default: %(default)s)"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import FolderError
 from tools.hostile.table import markdown
 
@@ -36,8 +36,7 @@ def write_record(folder: Path, record: Record) -> None:
     """Writes the record, and the table that follows from it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in ((RECORD_FILE, json.dumps(record, indent=1) + "\n"), (TABLE_FILE, markdown(record))):
-        with atomic_file(folder / name) as stream:
-            stream.write(text.encode())
+        write_text(folder / name, text)
 
 
 def failures(record: Record) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.cases import prepare_output_folder
 from app.errors import FolderError
 from tools.bench.machine import machine_facts
@@ -89,8 +89,7 @@ def write_profile(folder: Path) -> tuple[Recording, dict[str, Any]]:
         except FolderError as error:
             no_stages = str(error)
     profile = summarise(recording, timeline, None if timeline else no_stages)
-    with atomic_file(folder / PROFILE_FILE) as stream:
-        stream.write(json.dumps(profile, indent=2).encode())
+    write_text(folder / PROFILE_FILE, json.dumps(profile, indent=2))
     draw_profile(recording, timeline.spans if timeline else [], folder / PICTURE_FILE)
     return recording, profile
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from tools.evaluate.presets import DEFAULT_PRESET, PRESETS
 from tools.profile.areas import official_cpu_percent, stable_maximum, sum_area
 from tools.profile.recording import Recording, Sample
@@ -130,16 +130,14 @@ def figures(content: dict[str, Any], protocol: Protocol, interval_s: float) -> F
 
 def write_case(content: dict[str, Any], path: Path) -> None:
     """Writes a case's JSON, indented as theirs."""
-    with atomic_file(path) as stream:
-        stream.write(json.dumps(content, indent=4).encode())
+    write_text(path, json.dumps(content, indent=4))
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], path: Path) -> None:
     """Writes a CSV file; None is an empty cell."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows([columns, *rows])
-    with atomic_file(path) as stream:
-        stream.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def _cpu_readings(recording: Recording) -> list[Sample]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from tools.profile.container import Container
 from tools.profile.official import Cell, Figures, write_table
 from tools.profile.recording import Ending
@@ -108,8 +108,7 @@ def write_results(folder: Path, container: Container, facts: dict[str, Any], res
     ]
     means = dict(zip(columns[1:], mean_row(results), strict=True))
     content = {"schema_version": HARNESS_SCHEMA_VERSION, **facts, "means": means, "cases": cases}
-    with atomic_file(folder / HARNESS_FILE) as stream:
-        stream.write(json.dumps(content, indent=2).encode())
+    write_text(folder / HARNESS_FILE, json.dumps(content, indent=2))
 
 
 def mean_row(results: Sequence[CaseResult]) -> list[float | None]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import atomic_file
+from app.atomic_files import write_text
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError
 from tools.profile.arguments import device_index, seconds
 from tools.profile.container import Container, team_of
@@ -152,10 +152,8 @@ def _with_tag(image: str) -> str:
 
 def _write(record: dict[str, Any], out: Path) -> None:
     """The record, and the page that is made from it."""
-    with atomic_file(out / RECORD_FILE) as stream:
-        stream.write(json.dumps(record, indent=2).encode())
-    with atomic_file(out / PAGE_FILE) as stream:
-        stream.write(page_text(record).encode())
+    write_text(out / RECORD_FILE, json.dumps(record, indent=2))
+    write_text(out / PAGE_FILE, page_text(record))
 
 
 def _show(record: dict[str, Any], out: Path) -> None:

@@ -10,7 +10,7 @@ from typing import IO
 
 from isal import igzip
 
-from app.atomic_files import atomic_file
+from app.atomic_files import atomic_file, write_text
 from app.errors import DeviceError
 from tools.profile.container import inspect_image
 from tools.submit.image_checks import Image
@@ -66,8 +66,7 @@ def write_archive(image: Image, path: Path) -> Archive:
                 _save(image, packed, path.name)
             if inspect_image(image.name, "{{.Id}}") != image.identity:
                 raise DeviceError(f"{image.name}: was built anew while it was being checked; check it again")
-        with atomic_file(note) as stream:
-            stream.write(f"{hashed.digest}  {path.name}\n".encode())
+        write_text(note, f"{hashed.digest}  {path.name}\n")
     except BaseException:
         for written in (path, note):
             with suppress(OSError):  # it tells nothing that the error in flight does not
