@@ -7,16 +7,14 @@ import os
 import shutil
 import struct
 import subprocess
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from app.atomic_files import atomic_file
 from app.errors import FolderError
 from tests.conftest import tissue, write_scan
 from tests.fake_docker import calls, install_fake_docker
@@ -190,13 +188,12 @@ def test_archive_without_its_digest_does_not_stay(
 ) -> None:
     """Stopped just after the archive got its name: the page says that there is none."""
 
-    def stop_at_the_digest(path: Path) -> AbstractContextManager[IO[bytes]]:
-        if path.suffix == ".sha256":
-            assert gzip.decompress((tmp_path / "out" / "team.tar.gz").read_bytes()) == b"saved team:latest"
-            raise error
-        return atomic_file(path)
+    def stop_at_the_digest(path: Path, text: str) -> None:
+        assert path.name == "team.tar.gz.sha256"
+        assert gzip.decompress((tmp_path / "out" / "team.tar.gz").read_bytes()) == b"saved team:latest"
+        raise error
 
-    monkeypatch.setattr("tools.submit.archive.atomic_file", stop_at_the_digest)
+    monkeypatch.setattr("tools.submit.archive.write_text", stop_at_the_digest)
     assert submit(tmp_path) == code
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["runs", "submission.json", "submission.md"]
     assert "`team.tar.gz` is not written" in (tmp_path / "out" / "submission.md").read_text()
