@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +101,24 @@ def test_a_stopped_run_goes_on_and_one_of_other_code_begins_anew(
     assert parent.fuzz({**record, "digest": "another"}, 1, lambda _: None)["outcomes"] == {"label map": 1}
 
 
-def terminate_when(condition: Callable[[], bool]) -> threading.Thread:
-    """Sends SIGTERM to this process as soon as something is so."""
+@contextmanager
+def terminated_when(condition: Callable[[], bool]) -> Iterator[None]:
+    """Sends SIGTERM to this process as soon as something is so, unless the block has ended."""
+    ended = threading.Event()
 
     def wait() -> None:
-        until = time.monotonic() + 60
-        while not condition() and time.monotonic() < until:
-            time.sleep(0.02)
+        while not condition():
+            if ended.wait(0.02):
+                return
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_what_was_tried_without_a_gap_and_every_finding_outlive_an_interruption(
@@ -123,11 +130,10 @@ def test_what_was_tried_without_a_gap_and_every_finding_outlive_an_interruption(
     monkeypatch.setattr(parent, "memory_disk", lambda: str(tmp_path))
     monkeypatch.setattr(parent, "BLOCK", 5)
     saved: list[dict[str, Any]] = []
-    thread = terminate_when(lambda: (tmp_path / "three").exists() and (tmp_path / "nine").exists())
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), interruptible():
         patched.setattr(sys, "executable", halting)
-        parent.fuzz(parent.new_record(), 10, lambda each: saved.append(json.loads(json.dumps(each))), workers=2)
-    thread.join()
+        with terminated_when(lambda: (tmp_path / "three").exists() and (tmp_path / "nine").exists()):
+            parent.fuzz(parent.new_record(), 10, lambda each: saved.append(json.loads(json.dumps(each))), workers=2)
     (record,) = saved
     findings = [{"seed": 7, "end": "exit code 1", "message": "ValueError: odd"}]
     assert (record["next"], record["outcomes"], record["findings"]) == (2, {"label map": 2}, findings)

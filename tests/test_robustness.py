@@ -278,6 +278,10 @@ def test_one_bad_case_does_not_lose_the_others(
     assert "a_0000.nii.gz: it or its label map is not what earlier rows are of; use --again" in capsys.readouterr().err
     assert robustness([*arguments, "--again"]) == 0
     assert [row["case_id"] for row in json.loads(record.read_text())["rows"]] == ["a", "b", "c"]
+    for name in "abc":
+        (images / f"{name}_0000.nii.gz").write_bytes(b"no scan")
+    assert robustness([*arguments, "--again"]) == 1
+    assert not record.exists()  # the forgotten rows do not come back
     record.write_text("[]")
     assert robustness(arguments) == 2
     scans = ["--scans", str(images), str(images / "a_0000.nii.gz")]

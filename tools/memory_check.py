@@ -20,7 +20,7 @@ from app.atomic_files import write_text
 from app.backends import network_source
 from app.bundle import Bundle, load_bundle
 from app.cases import single_case
-from app.errors import AppError, CaseError, FolderError, UsageError
+from app.errors import AppError, BundleError, CaseError, FolderError, UsageError
 from app.machine_limits import processor_limit
 from app.options import Options
 from app.progress import SilentProgress
@@ -33,6 +33,7 @@ from tools.bench.machine import machine_facts
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LARGEST_DEVIATION = 0.15
+_KINDS = {kind.exit_code: kind for kind in (UsageError, FolderError, BundleError)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _wrapped(source: NetworkSource, wrap: Callable[[Predictor], Predictor]) -> N
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 if every prediction is within 15 % of what was measured, else 1."""
+    """0 if every scan was measured and every prediction is within 15 % of that, else 1."""
     arguments = _parser().parse_args(argv)
     try:
         return _check(arguments)
@@ -113,7 +114,13 @@ def _check(arguments: argparse.Namespace) -> int:
         print(json.dumps(asdict(_measure(arguments))))
         return 0
     groups = [arguments.scans] if arguments.together else [[scan] for scan in arguments.scans]
-    comparisons = [_measure_in_new_process(arguments, scans) for scans in groups]
+    comparisons, failed = [], False
+    for scans in groups:
+        try:
+            comparisons.append(_measure_in_new_process(arguments, scans))
+        except CaseError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
     print("| scan | voxels (z, y, x) | network grid | predicted MiB | in stage | measured MiB | deviation |")
     print("|---|---|---|---|---|---|---|")
     for found in comparisons:
@@ -136,7 +143,7 @@ def _check(arguments: argparse.Namespace) -> int:
             "scans": comparisons,
         }
         write_text(arguments.out, json.dumps(record, indent=1) + "\n")
-    return int(any(abs(found["deviation"]) > _LARGEST_DEVIATION for found in comparisons))
+    return int(failed or any(abs(found["deviation"]) > _LARGEST_DEVIATION for found in comparisons))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,7 +169,8 @@ def _measure_in_new_process(arguments: argparse.Namespace, scans: list[Path]) ->
     command += ["--uncertainty"] if arguments.uncertainty else []
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        raise CaseError(f"{', '.join(map(str, scans))}: not measured; the message is above")
+        kind = _KINDS.get(done.returncode, CaseError)
+        raise kind(f"{', '.join(map(str, scans))}: not measured; the message is above")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -102,6 +102,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         except CaseError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
+    if not rows:
+        return EXIT_CASE_FAILED
     command = shlex.join(["python", "-m", "tools.plausibility_check", *argv])
     limits = {
         "tissue_share": LEAST_TISSUE_SHARE,
@@ -151,7 +153,7 @@ class _Check:
         """The rows of one scan."""
         volume, scan = read_volume(path), path.name.removesuffix("_0000.nii.gz")
         if self._kept and not self._path(scan, AS_IS, volume).exists():
-            return
+            raise CaseError(f"{path}: no label map of it in {self._work}; leave out --kept to make it")
         label_map = self._label_map(scan, AS_IS, volume)
         yield self._row(scan, AS_IS, volume, label_map)
         hu = volume.voxels * np.float32(volume.slope) + np.float32(volume.intercept)

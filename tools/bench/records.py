@@ -31,6 +31,8 @@ def read_results(path: Path) -> dict[str, Any]:
             raise ValueError(f"schema_version {content['schema_version']}, expected {SCHEMA_VERSION}")
         if not all(isinstance(record["runs"], list) for record in content["rows"].values()):
             raise ValueError("a row without runs")
+        for record in content["rows"].values():
+            record.setdefault("command", ["(not", "kept)"])  # earlier files have that of the last call only
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FolderError(f"{path}: not the results of make bench ({error}); remove it to begin anew") from error
     return content

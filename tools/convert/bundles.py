@@ -150,15 +150,25 @@ def set_shortcuts(
 
 
 def put_part(folder: Path, part: str, files: dict[str, bytes]) -> None:
-    """Writes the files of a bundle within a bundle, in place of one that is there, and the hashes of both."""
-    target = folder / part
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir()
-    for name, content in files.items():
-        (target / name).write_bytes(content)
-    write_hashes(target)
-    write_hashes(folder)
+    """Writes the files of a bundle within a bundle, in place of one that is there, and the hashes of both.
+
+    Raises:
+        FolderError: they cannot be written; the old ones stay.
+    """
+    target, unfinished = folder / part, folder / f".{part}.partial"
+    try:
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir()
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
+        write_hashes(unfinished)
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.rename(target)
+        write_hashes(folder)
+    except OSError as error:
+        raise FolderError(f"{target}: cannot be written ({error.strerror or error}); free space") from error
 
 
 def renew_hashes(folder: Path) -> None:

@@ -32,11 +32,10 @@ def describe_difference(prediction: Geometry, reference: Geometry) -> str | None
     if _same_place(prediction, reference):
         parts.append("both cover the same place in the patient and are only stored in another order")
     if not parts:  # each too little to be named, but they add up over hundreds of voxels
-        apart_mm = _corners_apart_mm(prediction, reference)
+        parts.append(f"corners lie up to {_corners_apart_mm(prediction, reference):.2g} mm apart")
         found, expected = (_lengths(each.spacing_zyx_mm, " x ", digits=8) for each in (prediction, reference))
-        parts.append(
-            f"corners lie up to {apart_mm:.2g} mm apart; spacing {found} mm instead of {expected} mm (z, y, x)"
-        )
+        spacings = f"spacing {found} mm instead of {expected} mm (z, y, x)"
+        parts.append("axes are turned a little" if found == expected else spacings)
     return "; ".join(parts)
 
 

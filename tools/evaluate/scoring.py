@@ -90,7 +90,7 @@ def score_all(
     for pair in unfinished:  # a killed worker takes all others along: each again, by itself
         with _processes(1) as pool:
             found = _result(pool.submit(score, pair))
-        reason = "a worker process was killed, most likely for want of memory; use fewer --jobs"
+        reason = "its process was killed, most likely since it takes more memory than there is"
         yield found or CaseScores(pair, error=f"{pair.prediction}: not scored: {reason}")
 
 

@@ -114,8 +114,9 @@ def _copy_scan(scan: Path, inputs: Path) -> None:
     try:
         Path(shutil.copy(scan, inputs)).chmod(_OPEN_TO_ALL)
     except OSError as error:
+        reason = error.strerror or error
         raise FolderError(
-            f"{scan}: cannot be copied to {inputs} ({error.strerror or error}); free space or choose another --out"
+            f"{scan}: cannot be copied to {inputs} ({reason}); expected a readable file and room in --out"
         ) from error
 
 

@@ -9,12 +9,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import Case, find_cases, prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, UsageError
 from app.machine_limits import processor_limit
-from tools.ct import read_ct
+from tools.ct import Ct, read_ct
 from tools.degrade.kinds import KINDS
 from tools.robustness import compare
 from tools.robustness.measure import ORGANS, Networks, Row, load_networks, measure
@@ -104,14 +106,15 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     for case in cases:
         kinds = [kind for kind in KINDS if kind in arguments.kinds and (case.case_id, kind) not in there]
         try:
-            digest = _digest(case)
-            if record["files"].get(case.case_id, digest) != digest:
+            if case.refusal:
+                raise CaseError(case.refusal)
+            ct = read_ct(case.input_path, case.output_path, ORGANS)
+            digest, known = _digest(ct), record["contents"].get(case.case_id)
+            if known not in (None, digest) and any(case.case_id == case_id for case_id, _ in there):
                 raise CaseError(f"{case.input_path}: it or its label map is not what earlier rows are of; use --again")
-            if kinds:
-                ct = read_ct(case.input_path, case.output_path, ORGANS)
-                record["files"][case.case_id] = digest
-                for kind in kinds:
-                    keep(measure(networks, case.case_id, ct, kind, arguments.seed))
+            record["contents"][case.case_id] = digest
+            for kind in kinds:
+                keep(measure(networks, case.case_id, ct, kind, arguments.seed))
         except CaseError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
@@ -149,19 +152,12 @@ def _cases(given: list[Path], labels: Path) -> list[Case]:
     return cases
 
 
-def _digest(case: Case) -> str:
-    """SHA-256 of what its scan and its label map hold.
-
-    Raises:
-        CaseError: its name says that it cannot be segmented.
-    """
-    if case.refusal:
-        raise CaseError(case.refusal)
-    digest = sha256()
-    for path in (case.input_path, case.output_path):
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(sha256(file.read_bytes()).digest())
+def _digest(ct: Ct) -> str:
+    """SHA-256 of a scan with its label map, however they are stored."""
+    digest = sha256(repr(ct.geometry).encode())
+    for array in (ct.voxels_hu, ct.label_map):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -177,16 +173,19 @@ def _begin(arguments: argparse.Namespace, bundle: Bundle, networks: Networks, co
         "network": {"backend": used.backend, "device": used.device, "precision": used.precision},
     }
     path = arguments.out / RECORD_FILE
-    files: dict[str, str] = {}
+    contents: dict[str, str] = {}
     rows: list[Row] = []
-    if path.exists() and not arguments.again:
+    if arguments.again:
+        for earlier in (path, arguments.out / TABLE_FILE):
+            earlier.unlink(missing_ok=True)
+    if path.exists():
         before = read_record(path)
         different = [key for key, value in same.items() if not isinstance(before, dict) or before.get(key) != value]
         if different:
             raise UsageError(f"{path}: another {', '.join(different)}; choose another --out, or --again to begin anew")
-        files, rows = before.get("files", {}), before["rows"]
+        contents, rows = before.get("contents", {}), before["rows"]
     where = {"machine": platform.node(), "warn_below_agreement": bundle.plan.warn_below_agreement}
-    return {**same, "command": command, **where, "files": files, "rows": rows}
+    return {**same, "command": command, **where, "contents": contents, "rows": rows}
 
 
 def _outcome(row: Row) -> str:
