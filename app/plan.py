@@ -171,7 +171,9 @@ class SlidingWindowPlan:
         tile_step_size: largest step between tiles as a part of the patch.
         gaussian_sigma_scale: sigma of the importance map as a part of the patch.
         average: what overlapping tiles average (nnU-Net v1 probabilities, v2 logits).
-        pad_hu: what surrounds a scan smaller than the patch.
+        pad_hu: what surrounds a scan smaller than the patch, if ``padding`` is constant.
+        padding: ``constant`` (nnU-Net), or ``edge``: the scan's outermost voxels again. A network with instance
+            normalisation that sees 18 planes of a patient and 62 of air takes them for something else.
         mirror_axes: axes (0 = z, 1 = y, 2 = x) that ``--mirror`` flips: those that training mirrored.
         accumulator: type of the weighted sum; ``float16`` reproduces nnU-Net v2, whose map and sums are half precision.
         sum_order: of tiles that overlap: along the axis where that takes least memory, or nnU-Net's, axis after axis as
@@ -186,6 +188,7 @@ class SlidingWindowPlan:
     mirror_axes: tuple[Literal[0, 1, 2], ...]
     accumulator: Accumulator = "float32"
     sum_order: Literal["least_memory", "by_axis"] = "least_memory"
+    padding: Literal["constant", "edge"] = "constant"
 
     def __post_init__(self) -> None:
         if min(self.patch_size) < 1:

@@ -103,14 +103,14 @@ def stream_logits(
     """Yields the averaged logits (or probabilities) of ``image`` slab by slab along the streaming axis.
 
     A plane is final once no later tile can touch it; it is then averaged, handed out and its place used
-    again. A scan smaller than the patch is surrounded by ``pad_value``, evenly on both sides.
+    again. A scan smaller than the patch is surrounded, evenly on both sides, by what ``plan.padding`` says.
 
     Args:
         image: float32 (z, y, x), normalised.
         predictor: gives logits of one tile.
         classes: channels of the logits.
-        plan: patch, step, weights and mirror axes.
-        pad_value: normalised value outside the scan.
+        plan: patch, step, weights, padding and mirror axes.
+        pad_value: normalised value outside the scan, if ``plan.padding`` is constant.
         mirror: average over all flips along ``plan.mirror_axes`` (test-time mirroring).
         on_window: called after each tile.
 
@@ -139,9 +139,8 @@ def stream_logits(
         yield from sums.advance(position)
         for start in product(*across):
             corner = _as_shape(tuple(position if other == axis else start[other] for other in range(3)))
-            tile = _extract(
-                image, _as_shape(tuple(c - b for c, b in zip(corner, before, strict=True))), patch, pad_value
-            )
+            inside = _as_shape(tuple(c - b for c, b in zip(corner, before, strict=True)))
+            tile = _extract(image, inside, patch, None if plan.padding == "edge" else pad_value)
             sums.add(_predict(tile, predictor, classes, flips, averages_probabilities), _as_shape(start))
             on_window()
     yield from sums.advance(padded[axis])
@@ -185,11 +184,14 @@ def _starts(shape_zyx: Shape, plan: SlidingWindowPlan) -> list[list[int]]:
     ]
 
 
-def _extract(image: Float32Array, corner: Shape, patch: Shape, pad_value: float) -> Float32Array:
-    """The tile at ``corner`` (negative in padding), contiguous."""
+def _extract(image: Float32Array, corner: Shape, patch: Shape, pad_value: float | None) -> Float32Array:
+    """The tile at ``corner`` (negative in padding), contiguous; without a pad value edges are repeated."""
     source = tuple(slice(max(0, c), min(n, c + p)) for c, n, p in zip(corner, image.shape, patch, strict=True))
     if all(cut.stop - cut.start == side for cut, side in zip(source, patch, strict=True)):
         return np.ascontiguousarray(image[source])
+    if pad_value is None:
+        beyond = [(max(0, -c), max(0, c + p - n)) for c, n, p in zip(corner, image.shape, patch, strict=True)]
+        return np.pad(image[source], beyond, mode="edge")
     tile = np.full(patch, pad_value, dtype=np.float32)
     tile[tuple(slice(cut.start - c, cut.stop - c) for cut, c in zip(source, corner, strict=True))] = image[source]
     return tile

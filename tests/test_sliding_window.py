@@ -62,7 +62,7 @@ def brute_force(scan: Float32Array, oracle: Oracle, plan: SlidingWindowPlan) -> 
     """The same sum without streaming, in float64, on a padded copy."""
     missing = [max(0, side - length) for side, length in zip(plan.patch_size, scan.shape, strict=True)]
     widths = [(gap // 2, gap - gap // 2) for gap in missing]
-    padded = np.pad(scan, widths, constant_values=PAD)
+    padded = np.pad(scan, widths, mode="edge") if plan.padding == "edge" else np.pad(scan, widths, constant_values=PAD)
     sums, weights = np.zeros((2, *padded.shape)), np.zeros(padded.shape)
     importance = gaussian_importance_map(plan.patch_size, plan.gaussian_sigma_scale).astype(np.float64)
     starts = [tile_starts(n, p, plan.tile_step_size) for n, p in zip(padded.shape, plan.patch_size, strict=True)]
@@ -145,6 +145,20 @@ def test_streaming_equals_the_whole_weighted_sum(shape: Shape, step: float) -> N
     scan = image(shape)
     expected = brute_force(scan, Oracle(by_position), plan)
     np.testing.assert_allclose(collect(scan, Oracle(by_position), plan), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_surrounds_a_small_scan_is_what_the_plan_says(shape: Shape) -> None:
+    """Seen by a network that, as instance normalisation does, takes the mean of all that it is shown."""
+    scan, found = image(shape), []
+    for padding in ("constant", "edge"):
+        plan = replace(PLAN, padding=padding)
+        oracle = Oracle(lambda tile: np.stack([tile - tile.mean(), tile]))
+        found.append(collect(scan, oracle, plan))
+        np.testing.assert_allclose(found[-1], brute_force(scan, oracle, plan), rtol=1e-4, atol=1e-5)
+    is_small = any(length < side for length, side in zip(shape, PLAN.patch_size, strict=True))
+    constant, edge = found
+    assert np.array_equal(constant, edge) is not is_small
 
 
 @pytest.mark.parametrize("shape", SHAPES)

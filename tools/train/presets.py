@@ -227,7 +227,7 @@ def _phantom_3d(organs: tuple[str, ...]) -> TrainPlan:
 
 
 def _small_app(name: str, organs: tuple[str, ...], network: NetworkPlan, spacing_zyx_mm: Vector) -> Plan:
-    """What the small presets share: soft-tissue window, linear interpolation, air around, no mirroring."""
+    """What the small presets share: soft-tissue window, linear interpolation, edges repeated, no mirroring."""
     return Plan(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -248,8 +248,9 @@ def _small_app(name: str, organs: tuple[str, ...], network: NetworkPlan, spacing
             tile_step_size=0.7,
             gaussian_sigma_scale=0.125,
             average="logits",
-            pad_hu=-1024.0,
+            pad_hu=-1024.0,  # training's patches reach into air
             mirror_axes=(),  # a mirrored patient has his liver on the left
+            padding="edge",
         ),
         postprocessing=PostprocessingPlan(),
     )
