@@ -20,7 +20,7 @@ from app.atomic_files import write_text
 from app.backends import network_source
 from app.bundle import Bundle, load_bundle
 from app.cases import single_case
-from app.errors import AppError, BundleError, CaseError, FolderError, UsageError
+from app.errors import AppError, CaseError, FolderError, UsageError
 from app.machine_limits import processor_limit
 from app.options import Options
 from app.progress import SilentProgress
@@ -30,10 +30,10 @@ from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array
 from tools.bench.machine import machine_facts
+from tools.exit_codes import error_kind
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LARGEST_DEVIATION = 0.15
-_KINDS = {kind.exit_code: kind for kind in (UsageError, FolderError, BundleError)}
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,7 @@ def _measure_in_new_process(arguments: argparse.Namespace, scans: list[Path]) ->
     command += ["--uncertainty"] if arguments.uncertainty else []
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        kind = _KINDS.get(done.returncode, CaseError)
-        raise kind(f"{', '.join(map(str, scans))}: not measured; the message is above")
+        raise error_kind(done.returncode)(f"{', '.join(map(str, scans))}: not measured; the message is above")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

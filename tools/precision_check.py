@@ -16,16 +16,16 @@ from typing import Any
 from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, DeviceError, FolderError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
 from app.interruption import EXIT_INTERRUPTED
 from tools.bench.machine import has_bf16, machine_facts
+from tools.exit_codes import error_kind
 from tools.parity.compare import compare_label_maps
+from tools.parity.rows import SMALLEST_VOLUME_ML
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DATA = _ROOT.parent / "shared" / "data" / "abdomen_ct" / "images"
 _LEAST_DSC = 0.995
-_SMALLEST_ML = 1.0
-_KINDS = {kind.exit_code: kind for kind in (UsageError, FolderError, DeviceError)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,10 +61,10 @@ def _check(arguments: argparse.Namespace, command: list[str]) -> int:
         "organs": list(bundle.plan.labels),
         "rows": rows,
     }
-    table = arguments.out.with_suffix(".md")
-    for path, text in ((arguments.out, json.dumps(record, indent=1) + "\n"), (table, markdown(record))):
-        write_text(path, text)
-    print(table.read_text(encoding="utf-8"))
+    table = markdown(record)
+    write_text(arguments.out, json.dumps(record, indent=1) + "\n")
+    write_text(arguments.out.with_suffix(".md"), table)
+    print(table)
     worst = [row["worst"]["dsc"] for row in rows if row["worst"]]
     holds = all(complete) and bool(worst) and min(worst) >= _LEAST_DSC
     return EXIT_OK if holds else EXIT_CASE_FAILED
@@ -81,8 +81,7 @@ def _segment(arguments: argparse.Namespace, precision: str, folder: Path) -> boo
     command += ["--backend", "openvino", "--device", "cpu", "--precision", precision]
     code = subprocess.run(command, cwd=_ROOT, check=False).returncode
     if code not in (EXIT_OK, EXIT_CASE_FAILED):
-        kind = _KINDS.get(code, AppError)
-        raise kind(f"{arguments.scans}: the app ended with {code} in {precision}; its message is above")
+        raise error_kind(code)(f"{arguments.scans}: the app ended with {code} in {precision}; its message is above")
     return code == EXIT_OK
 
 
@@ -124,7 +123,7 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _is_large(organ: dict[str, float]) -> bool:
-    return max(organ["fp32_ml"], organ["bf16_ml"]) > _SMALLEST_ML
+    return max(organ["fp32_ml"], organ["bf16_ml"]) > SMALLEST_VOLUME_ML
 
 
 def _machine(record: dict[str, Any]) -> str:

@@ -9,12 +9,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import BundleError, CaseError, FolderError, UsageError
+from tools.exit_codes import error_kind
 from tools.hostile.machine import ROOT
 
 LONGEST_S = 120.0  # then it hangs
 _POLL_S = 0.0005
-_KINDS = {kind.exit_code: kind for kind in (UsageError, FolderError, BundleError)}
 _LAST_LINES = 20  # of a log: a traceback is worth reading
 
 
@@ -93,9 +92,8 @@ def check_end(done: Done, what: str) -> None:
         AppError: the exit code is not 0.
     """
     if done.exit_code:
-        kind = _KINDS.get(done.exit_code, CaseError)
         said = "\n".join(done.stderr.strip().splitlines()[-_LAST_LINES:])
-        raise kind(f"{what} ended with exit code {done.exit_code}, expected 0. It said:\n{said}")
+        raise error_kind(done.exit_code)(f"{what} ended with exit code {done.exit_code}, expected 0. It said:\n{said}")
 
 
 @contextmanager
