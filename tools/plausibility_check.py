@@ -152,9 +152,9 @@ class _Check:
     def rows(self, path: Path, turns: list[str]) -> Iterator[Row]:
         """The rows of one scan."""
         volume, scan = read_volume(path), path.name.removesuffix("_0000.nii.gz")
-        if self._kept and not self._path(scan, AS_IS, volume).exists():
-            raise CaseError(f"{path}: no label map of it in {self._work}; leave out --kept to make it")
         label_map = self._label_map(scan, AS_IS, volume)
+        if label_map is None:
+            raise CaseError(f"{path}: no label map of it in {self._work}; leave out --kept to make it")
         yield self._row(scan, AS_IS, volume, label_map)
         hu = volume.voxels * np.float32(volume.slope) + np.float32(volume.intercept)
         for change, spoil in _SPOILT.items():
@@ -171,8 +171,9 @@ class _Check:
                 yield from self._segmented(scan, name, replace(volume, voxels=voxels, geometry=geometry))
 
     def _segmented(self, scan: str, change: str, volume: Volume) -> Iterator[Row]:
-        if not self._kept or self._path(scan, change, volume).exists():
-            yield self._row(scan, change, volume, self._label_map(scan, change, volume))
+        label_map = self._label_map(scan, change, volume)
+        if label_map is not None:
+            yield self._row(scan, change, volume, label_map)
 
     def _row(self, scan: str, change: str, volume: Volume, label_map: LabelArray) -> Row:
         labels = self._plan.labels
@@ -182,11 +183,14 @@ class _Check:
         cpu_s = time.process_time() - start
         return Row(scan, change, findings, find_warnings(findings, labels), round(cpu_s, 4))
 
-    def _label_map(self, scan: str, change: str, volume: Volume) -> LabelArray:
+    def _label_map(self, scan: str, change: str, volume: Volume) -> LabelArray | None:
+        """Kept, or made now; None if it would have to be made and must not."""
         path = self._path(scan, change, volume)
         if path.exists():
             kept: LabelArray = np.load(path)["labels"]
             return kept
+        if self._kept:
+            return None
         networks = self._networks
         label_map, _, _ = segment(volume, networks.predictor, self._plan, networks.options, locator=networks.locator)
         with atomic_file(path) as stream:
