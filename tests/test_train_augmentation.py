@@ -1,7 +1,7 @@
 """Augmentation against scipy, hand-worked numbers and phantoms whose image is made from their label map."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,9 @@ PATCH = (16, 24, 28)
 LOW, HIGH, PER_HU = -250 / 110, 250 / 110, 1 / 110  # compact-3d: clip [-200, 300], subtract 50, divide by 110
 
 
-def app_plan(mirror_axes: tuple[Any, ...] = ()) -> Plan:
+def app_plan(mirror_axes: tuple[Any, ...] = (), padding: Literal["constant", "edge"] = "constant") -> Plan:
     plan = make_plan("compact-3d").app
-    return replace(plan, sliding_window=replace(plan.sliding_window, mirror_axes=mirror_axes))
+    return replace(plan, sliding_window=replace(plan.sliding_window, mirror_axes=mirror_axes, padding=padding))
 
 
 def reader(image: npt.NDArray[Any], label: npt.NDArray[Any] | None, air: float = LOW) -> ReadBox:
@@ -57,7 +57,7 @@ def two_kidneys() -> tuple[Float32Array, LabelArray]:
 
 def augment(plan: AugmentationPlan, seed: int, **changes: Any) -> tuple[Float32Array, LabelArray | None]:
     image, label = two_kidneys()
-    app = app_plan(changes.get("mirror_axes", ()))
+    app = app_plan(changes.get("mirror_axes", ()), changes.get("padding", "constant"))
     augmenter = Augmenter(plan, app, changes.get("patch_size", (40, 48, 56)))
     read = reader(image, label if changes.get("labelled", True) else None)
     start = changes.get("start", (0, 0, 0))
@@ -305,6 +305,40 @@ def test_field_of_view_cut_is_padded_with_air() -> None:
         assert kept.sum() <= image.shape[axis] / 2
         axes.add(axis)
     assert axes == {0, 1, 2}
+
+
+def test_field_of_view_cut_is_surrounded_by_its_edges_if_inference_does_that() -> None:
+    """Six slices of a scan whose every slice differs: as many different ones are left."""
+    image = np.broadcast_to(np.linspace(0, 1, 40, dtype=np.float32)[:, None, None], (40, 48, 56))
+    label = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], image.shape)
+    plan = replace(WITHOUT, field_of_view_probability=1, field_of_view_part=(0.15, 0.15))
+    axes = set()
+    for seed in range(12):
+        augmenter = Augmenter(plan, app_plan(padding="edge"), (40, 48, 56))
+        found, moved = augmenter(reader(image, label), (0, 0, 0), 2.5, np.random.default_rng(seed))
+        assert moved is not None
+        slices = moved[:, 0, 0].tolist()
+        assert np.all(moved.numpy() == moved[:, :1, :1].numpy())
+        np.testing.assert_array_equal(found, image[slices])
+        axes.add(len(set(slices)))
+    assert axes == {6, 40}
+
+
+@pytest.mark.parametrize("air", [None, -7.0])
+def test_what_lies_outside_of_a_box(air: float | None) -> None:
+    rng = np.random.default_rng(0)
+    image, label = rng.normal(size=(6, 7, 8)).astype(np.float32), rng.integers(0, 4, (6, 7, 8)).astype(np.uint8)
+    kept = (slice(2, 4), slice(0, 7), slice(3, 8))
+    widths = [(part.start, length - part.stop) for part, length in zip(kept, image.shape, strict=True)]
+    if air is None:
+        expected = [np.pad(values[kept], widths, mode="edge") for values in (image, label)]
+    else:
+        expected = [np.pad(image[kept], widths, constant_values=air), np.pad(label[kept], widths)]
+    for changed in (label, None):
+        found = torch.tensor(image), None if changed is None else torch.tensor(changed)
+        ct_effects.fill_outside(*found, kept, air)
+        np.testing.assert_array_equal(found[0], expected[0])
+        assert found[1] is None or np.array_equal(found[1], expected[1])
 
 
 def test_values_stay_in_the_plans_range() -> None:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -138,6 +139,25 @@ def test_label_and_image_come_from_the_same_place(cases: list[CaseCache]) -> Non
     for batch in first_batches(cases, train_plan(), 2):
         for image, label in zip(batch.image[:, 0].numpy(), batch.label.numpy(), strict=True):
             assert any(_is_part(image, label, whole, organs) for whole, organs in scans)
+
+
+@pytest.mark.parametrize("padding", ["constant", "edge"])
+def test_a_patch_larger_than_the_scan_is_surrounded_as_at_inference(
+    cases: list[CaseCache], padding: Literal["constant", "edge"]
+) -> None:
+    """Also where the cache has cut air off: what is repeated is the scan's edge, not the body's."""
+    plan = train_plan(train_patch_size=(40, 56, 56))
+    window = replace(plan.app.sliding_window, padding=padding)
+    plan = replace(plan, app=replace(plan.app, sliding_window=window))
+    widths = [((side - length) // 2,) * 2 for side, length in zip(plan.train_patch_size, SHAPE, strict=True)]
+
+    def surrounded(whole: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
+        return np.pad(whole, widths, mode="edge") if padding == "edge" else np.pad(whole, widths, constant_values=fill)
+
+    scans = [(surrounded(image, AIR), surrounded(label, 0)) for image, label in (scan(0), scan(1))]
+    batch = first_batches(cases[:2], plan, 1)[0]
+    for image, label in zip(batch.image[:, 0].numpy(), batch.label.numpy(), strict=True):
+        assert any(np.array_equal(label, organs) and np.abs(image - whole).max() < 1e-3 for whole, organs in scans)
 
 
 def _is_part(image: Float32Array, label: LabelArray, whole: Float32Array, organs: LabelArray) -> bool:

@@ -133,14 +133,24 @@ def add_noise(
     return image + noise.mul_(weight).mul_(sigma)
 
 
-def cut_field_of_view(image: Tensor, label: Tensor | None, kept: tuple[slice, slice, slice], air: float) -> None:
-    """Makes everything outside ``kept`` air and background, in place."""
-    for axis, part in enumerate(kept):
-        for outside in (slice(0, part.start), slice(part.stop, None)):
-            where = tuple(outside if other == axis else slice(None) for other in range(3))
-            image[where] = air
-            if label is not None:
-                label[where] = 0
+def fill_outside(image: Tensor, label: Tensor | None, kept: tuple[slice, slice, slice], air: float | None) -> None:
+    """Surrounds the box ``kept`` as inference surrounds a small scan, in place.
+
+    Args:
+        image: (z, y, x).
+        label: as large, or None.
+        kept: what stays; one voxel at least along each axis, with bounds that are no negative numbers.
+        air: what comes outside, with background; None: the outermost voxels again, and their labels
+            (``SlidingWindowPlan.padding``).
+    """
+    filled: list[tuple[Tensor, float | None]] = [(image, air)]
+    if label is not None:
+        filled.append((label, None if air is None else 0))
+    for values, fill in filled:
+        for axis, part in enumerate(kept):
+            for start, stop, edge in ((0, part.start, part.start), (part.stop, values.shape[axis], part.stop - 1)):
+                content = values.narrow(axis, edge, 1) if fill is None else torch.tensor(fill)
+                values.narrow(axis, start, stop - start).copy_(content)
 
 
 def _above(image: Tensor, low: float, per_hu: float) -> Tensor:

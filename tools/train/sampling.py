@@ -15,6 +15,7 @@ from app.errors import UsageError
 from app.volume import Array, Float32Array, LabelArray, Shape
 from tools.train.background import Background
 from tools.train.cache import Box, CaseCache
+from tools.train.ct_effects import fill_outside
 from tools.train.planning import TrainPlan
 from tools.train.spatial import ReadBox
 from tools.train.transforms import Augmenter
@@ -117,6 +118,7 @@ class BatchMaker:
         self._cases, self._plan, self._labelled, self._seed, self._rank = cases, plan, labelled, seed, rank
         self._augment = Augmenter(plan.augmentation, plan.app, plan.train_patch_size)
         self._air = plan.app.intensity.normalised(plan.app.sliding_window.pad_hu)
+        self._repeats_edges = plan.app.sliding_window.padding == "edge"
         self._flat = plan.app.network.dimensions == 2
         organs = sorted({organ for case in cases for organ in case.foreground}) if labelled else []
         self._showing = {organ: [case for case in cases if organ in case.foreground] for organ in organs}
@@ -162,7 +164,7 @@ class BatchMaker:
         return centre
 
     def _reader(self, case: CaseCache) -> ReadBox:
-        """Reads boxes that may reach beyond the scan: air and background there."""
+        """Reads boxes that may reach beyond the scan; there is what inference surrounds a small scan with."""
 
         def read(start: Shape, shape: Shape) -> tuple[Float32Array, LabelArray | None]:
             # PyTorch's memory is aligned always alike, NumPy's is not: see ct_effects.
@@ -175,6 +177,15 @@ class BatchMaker:
                 image[target] = case.read_image(source)
                 if label is not None:
                     label[target] = case.read_label(source)
+            if self._repeats_edges:
+                # Of the whole scan: between the cached box and its edge lies air.
+                low = np.maximum(np.add(start, case.offset_zyx), 0)
+                high = np.minimum(np.add(np.add(start, shape), case.offset_zyx), case.grid_shape_zyx)
+                if np.all(low < high):
+                    kept = _box(*(corner - case.offset_zyx - start for corner in (low, high)))
+                    fill_outside(
+                        torch.from_numpy(image), None if label is None else torch.from_numpy(label), kept, None
+                    )
             return image, label
 
         return read

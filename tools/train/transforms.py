@@ -51,7 +51,7 @@ class Augmenter:
         intensity = app.intensity
         self._low, self._high = (intensity.normalised(hu) for hu in intensity.clip_hu)
         self._per_hu = 1 / intensity.divide_hu
-        self._air = intensity.normalised(app.sliding_window.pad_hu)
+        self._air = None if app.sliding_window.padding == "edge" else intensity.normalised(app.sliding_window.pad_hu)
 
     def __call__(
         self, read: ReadBox, start: Shape, spacing_z_mm: float, rng: np.random.Generator
@@ -74,7 +74,7 @@ class Augmenter:
             if self._plan.clip:
                 image.clamp_(self._low, self._high)
             if rng.random() < self._plan.field_of_view_probability:
-                ct_effects.cut_field_of_view(image, label, self._draw_field_of_view(rng), self._air)
+                ct_effects.fill_outside(image, label, self._draw_field_of_view(rng), self._air)
             data = self._mirror(image=self._with_channel(image), segmentation=self._with_channel(label))
         image, label = self._without_channel(data["image"]), self._without_channel(data["segmentation"])
         return image.contiguous(), None if label is None else label.contiguous()
