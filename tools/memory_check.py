@@ -30,7 +30,7 @@ from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array
 from tools.bench.machine import machine_facts
-from tools.exit_codes import error_kind
+from tools.exit_codes import error_kind, exit_code_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LARGEST_DEVIATION = 0.15
@@ -98,11 +98,7 @@ def _wrapped(source: NetworkSource, wrap: Callable[[Predictor], Predictor]) -> N
 def main(argv: list[str] | None = None) -> int:
     """0 if every scan was measured and every prediction is within 15 % of that, else 1."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _check(arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of(lambda: _check(arguments), "interrupted; nothing was written")
 
 
 def _check(arguments: argparse.Namespace) -> int:

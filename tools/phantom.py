@@ -17,11 +17,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from app.cases import prepare_output_folder
-from app.errors import AppError, UsageError
+from app.errors import EXIT_OK, UsageError
 from app.resampling import resample
 from app.volume import Float32Array, Geometry, LabelArray, Shape, Vector, Volume
 from app.volume_io import write_label_map
 from tools.ct import write_ct
+from tools.exit_codes import exit_code_of
 from tools.phantom_anatomy import ORGANS
 from tools.phantom_canvas import Canvas, paint_body, paint_organ, vary
 
@@ -154,16 +155,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shape", type=int, nargs=3, default=DEFAULT_SHAPE_ZYX, metavar="N", help="voxels (z y x)")
     parser.add_argument("--spacing", type=float, nargs=3, default=DEFAULT_SPACING_ZYX_MM, metavar="MM", help="(z y x)")
     arguments = parser.parse_args(argv)
-    try:
-        _check_usage(arguments)
-        shape, spacing = tuple(arguments.shape), tuple(arguments.spacing)
-        given = (arguments.out, arguments.count, arguments.seed, arguments.phase, arguments.labels)
-        for path in write_phantoms(*given, shape, spacing):
-            print(path)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: _run(arguments), "interrupted; files of this run are whole or missing")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _check_usage(arguments)
+    shape, spacing = tuple(arguments.shape), tuple(arguments.spacing)
+    given = (arguments.out, arguments.count, arguments.seed, arguments.phase, arguments.labels)
+    for path in write_phantoms(*given, shape, spacing):
+        print(path)
+    return EXIT_OK
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from app.atomic_files import atomic_file, write_text
 from app.bundle import HASH_FILE, Bundle, load_bundle
 from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, FolderError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError, FolderError
 from app.pipeline import segment
 from app.plausibility import (
     LEAST_COMPACTNESS,
@@ -35,6 +35,7 @@ from app.plausibility import (
 from app.postprocessing import organ_volumes_ml
 from app.volume import LabelArray, Volume
 from app.volume_io import read_volume
+from tools.exit_codes import exit_code_of
 from tools.robustness.measure import load_networks
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -78,11 +79,8 @@ class Row:
 def main(argv: list[str] | None = None) -> int:
     """0 unless a scan as it is gets a warning or cannot be read; writes the JSON either way."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments, sys.argv[1:] if argv is None else argv)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    command = sys.argv[1:] if argv is None else argv
+    return exit_code_of(lambda: _run(arguments, command), "interrupted; finished label maps are kept in --work")
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:

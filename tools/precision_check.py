@@ -16,10 +16,9 @@ from typing import Any
 from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
-from app.interruption import EXIT_INTERRUPTED
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, UsageError
 from tools.bench.machine import has_bf16, machine_facts
-from tools.exit_codes import error_kind
+from tools.exit_codes import error_kind, exit_code_of
 from tools.parity.compare import compare_label_maps
 from tools.parity.rows import SMALLEST_VOLUME_ML
 
@@ -31,14 +30,8 @@ _LEAST_DSC = 0.995
 def main(argv: list[str] | None = None) -> int:
     """Segments, compares and writes; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _check(arguments, sys.argv[1:] if argv is None else argv)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    command = sys.argv[1:] if argv is None else argv
+    return exit_code_of(lambda: _check(arguments, command), "interrupted; nothing was written")
 
 
 def _check(arguments: argparse.Namespace, command: list[str]) -> int:

@@ -23,7 +23,7 @@ from app.atomic_files import write_text
 from app.backends import create_predictor
 from app.bundle import Bundle, load_bundle
 from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, FolderError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError, FolderError, UsageError
 from app.options import Options
 from app.orientation import axis_map_to_lps
 from app.pipeline import segment
@@ -38,6 +38,7 @@ from tools.bench.machine import machine_facts
 from tools.evaluate.geometry import first_unequal_field
 from tools.evaluate.label_maps import read_label_map
 from tools.evaluate.metrics import dice
+from tools.exit_codes import exit_code_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DATA = _ROOT.parent / "shared" / "data" / "abdomen_ct"
@@ -200,11 +201,8 @@ def _change(organ: str, rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Measures and writes; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _measure(arguments, sys.argv[1:] if argv is None else argv)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    command = sys.argv[1:] if argv is None else argv
+    return exit_code_of(lambda: _measure(arguments, command), "interrupted; scans that were finished are in --out")
 
 
 def _measure(arguments: argparse.Namespace, command: list[str]) -> int:

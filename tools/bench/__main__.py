@@ -7,7 +7,7 @@ from typing import Any
 
 from app.cases import prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, FolderError
-from app.interruption import EXIT_INTERRUPTED, interruptible
+from app.interruption import interruptible
 from tools.bench.explanation import EPILOG
 from tools.bench.machine import ROOT, commit, has_bf16, machine_facts
 from tools.bench.plots import draw_plots
@@ -15,6 +15,7 @@ from tools.bench.records import WHERE_FROM, keep_group, read_results, rounds_wan
 from tools.bench.rows import Row, all_rows, quick_rows, select_rows
 from tools.bench.runs import Workshop
 from tools.bench.table import markdown
+from tools.exit_codes import exit_code_of
 
 RESULTS_FILE, TABLE_FILE = "bench.json", "bench.md"
 _DATA = ROOT.parent / "shared" / "data" / "abdomen_ct" / "images"
@@ -55,19 +56,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the rows; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    try:
-        if arguments.list:
-            return _list_rows()
-        if arguments.source:
-            return _show(_read_existing(arguments.source), arguments.source.resolve().parent)
-        with interruptible():
-            return _bench(arguments, sys.argv[1:] if argv is None else argv)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    command = sys.argv[1:] if argv is None else argv
+    return exit_code_of(
+        lambda: _run(arguments, command), "interrupted; finished runs are kept, the same command goes on"
+    )
+
+
+def _run(arguments: argparse.Namespace, command: list[str]) -> int:
+    if arguments.list:
+        return _list_rows()
+    if arguments.source:
+        return _show(_read_existing(arguments.source), arguments.source.resolve().parent)
+    with interruptible():
+        return _bench(arguments, command)
 
 
 def _bench(arguments: argparse.Namespace, command: list[str]) -> int:

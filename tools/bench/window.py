@@ -14,8 +14,9 @@ import numpy as np
 
 from app.backends import create_predictor
 from app.bundle import load_bundle
-from app.errors import AppError
+from app.errors import EXIT_OK
 from app.machine_limits import processor_limit
+from tools.exit_codes import exit_code_of
 
 _LEAST_S = 3.0
 _LEAST_WINDOWS = 5
@@ -30,13 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--seconds", type=float, default=_LEAST_S, help="predict for so long, 5 windows at least")
     arguments = parser.parse_args(argv)
-    try:
+
+    def run() -> int:
         record = measure_window(arguments.bundle, arguments.precision, arguments.seconds)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    arguments.out.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    return 0
+        arguments.out.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        return EXIT_OK
+
+    return exit_code_of(run)
 
 
 def measure_window(bundle_folder: Path, precision: str, least_s: float) -> dict[str, float]:

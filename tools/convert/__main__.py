@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from app.bundle import HASH_FILE, load_bundle
-from app.errors import AppError, UsageError
+from app.errors import UsageError
+from tools.exit_codes import exit_code_of
 
 _EPILOG = """\
 examples:
@@ -114,10 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        return _COMMANDS.get(arguments.command, _import)(arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return exit_code_of(lambda: _COMMANDS.get(arguments.command, _import)(arguments))
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed; `make setup` installs what the tools need", file=sys.stderr)
         return 4

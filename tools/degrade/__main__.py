@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 from app.cases import prepare_output_folder
-from app.errors import AppError, CaseError, UsageError
+from app.errors import EXIT_OK, CaseError, UsageError
 from app.volume_io import write_label_map
 from tools.ct import read_ct, write_ct
 from tools.degrade.effects import NotApplicable
 from tools.degrade.kinds import KINDS, degrade
 from tools.evaluate.flare import CORRECTED
+from tools.exit_codes import exit_code_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,15 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--labels-out", type=Path, metavar="OUT.nii.gz", help="the label map of the degraded scan")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     arguments = parser.parse_args(argv)
-    try:
-        _run(arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: _run(arguments), "interrupted; files of this run are whole or missing")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.labels_out and not arguments.labels:
         raise UsageError("--labels-out: expected --labels, the label map to take along")
     files = [arguments.scan, arguments.labels, arguments.out, arguments.labels_out]
@@ -56,6 +52,7 @@ def _run(arguments: argparse.Namespace) -> None:
     write_ct(arguments.out, found.voxels_hu, found.geometry)
     if arguments.labels_out and found.label_map is not None:
         write_label_map(arguments.labels_out, found.label_map, found.volume)
+    return EXIT_OK
 
 
 if __name__ == "__main__":

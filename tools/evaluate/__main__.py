@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
+from app.interruption import EXIT_INTERRUPTED
 from tools.evaluate.presets import DEFAULT_PRESET, PRESETS
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         logger.error("interrupted; files of this run are whole or missing")
-        return 130
+        return EXIT_INTERRUPTED
 
 
 def _run(arguments: argparse.Namespace, terminal: bool) -> int:

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from app.errors import AppError, UsageError
+from app.errors import EXIT_OK, UsageError
 from app.volume_io import NIFTI_SUFFIXES
+from tools.exit_codes import exit_code_of
 from tools.figures.methods import read_case_rows, write_methods
 from tools.figures.planes import write_planes
 
@@ -19,16 +20,7 @@ example:
 def main(argv: list[str] | None = None) -> int:
     """Draws what is asked for; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        if arguments.figure == "planes":
-            title = arguments.title or _stem(arguments.labels)
-            write_planes(arguments.scan, arguments.labels, arguments.out, title, palette=arguments.palette)
-        else:
-            _draw_methods(arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: _draw(arguments), "interrupted; nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +48,15 @@ def _parser() -> argparse.ArgumentParser:
         "--slice", action="append", default=[], metavar="X=N", help="lowest is 1 (default: the one with most organs)"
     )
     return parser
+
+
+def _draw(arguments: argparse.Namespace) -> int:
+    if arguments.figure == "planes":
+        title = arguments.title or _stem(arguments.labels)
+        write_planes(arguments.scan, arguments.labels, arguments.out, title, palette=arguments.palette)
+    else:
+        _draw_methods(arguments)
+    return EXIT_OK
 
 
 def _draw_methods(arguments: argparse.Namespace) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, FolderError
-from app.interruption import EXIT_INTERRUPTED, interruptible
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, FolderError
+from app.interruption import interruptible
 from app.machine_limits import processor_limit
+from tools.exit_codes import exit_code_of
 from tools.hostile import endurance
 from tools.hostile.determinism import RUNS, check_determinism
 from tools.hostile.faults import FAULTS, try_faults
@@ -79,18 +80,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Tries what was asked for; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    try:
-        with interruptible():
-            record = read_record(arguments.out)
-            _check_usage(arguments)
-            for name in _SECTIONS if arguments.what == "all" else (arguments.what,):
-                _SECTIONS[name](arguments, record)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the record has what was tried, and the fuzzer goes on from there", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return exit_code_of(
+        lambda: _try(arguments),
+        "interrupted; the record has what was tried, and the fuzzer goes on from there",
+    )
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    with interruptible():
+        record = read_record(arguments.out)
+        _check_usage(arguments)
+        for name in _SECTIONS if arguments.what == "all" else (arguments.what,):
+            _SECTIONS[name](arguments, record)
     print((arguments.out / TABLE_FILE).read_text())
     found = failures(record)
     for failure in found:

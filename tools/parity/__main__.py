@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, FolderError, UsageError
-from app.interruption import EXIT_INTERRUPTED, interruptible
+from app.interruption import interruptible
+from tools.exit_codes import exit_code_of
 from tools.parity.rows import Row, all_rows, select_rows
 from tools.parity.runs import Workshop
 from tools.parity.table import machine, markdown, read_records, write_records
@@ -65,15 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the rows; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    try:
+
+    def run() -> int:
         with interruptible():
             return _run(arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; finished rows are kept", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+    return exit_code_of(run, "interrupted; finished rows are kept")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
+from app.interruption import EXIT_INTERRUPTED
+from tools.exit_codes import exit_code_of
 from tools.profile.arguments import device_index, seconds
 from tools.profile.container import Container, team_of
 from tools.profile.explanation import EPILOG
@@ -29,7 +31,7 @@ from tools.profile.results import describe_all
 from tools.profile.runner import Job
 from tools.profile.scopes.gpu import find_gpu
 
-_EXIT_INTERRUPTED, _EXIT_TIMED_OUT = 130, 124
+_EXIT_TIMED_OUT = 124
 _STUCK_S = 3600.0  # what the organisers count for a stuck container
 _LIMITS = ("-m", "--memory-swap", "--cpus", "--shm-size")
 
@@ -87,17 +89,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(own)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # between runs; within one the runner takes it
-    try:
-        _check_usage(arguments, command)
-        if arguments.again:
-            return _show_again(arguments.again)
-        return _profile_image(arguments) if arguments.image else _profile_command(arguments, command)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what was measured so far is kept", file=sys.stderr)
-        return _EXIT_INTERRUPTED
+    return exit_code_of(lambda: _profile(arguments, command), "interrupted; what was measured so far is kept")
+
+
+def _profile(arguments: argparse.Namespace, command: list[str]) -> int:
+    _check_usage(arguments, command)
+    if arguments.again:
+        return _show_again(arguments.again)
+    return _profile_image(arguments) if arguments.image else _profile_command(arguments, command)
 
 
 def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
@@ -134,7 +133,7 @@ def _profile_image(arguments: argparse.Namespace) -> int:
     complete = run_cases(harness, scans)
     print(f"{describe_all(harness.results)}; {harness.folder / f'{team}_Efficiency.csv'}")
     if not complete:
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     return EXIT_OK if all(result.status == "ok" for result in harness.results) else EXIT_CASE_FAILED
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from app.atomic_files import write_text
 from app.cases import prepare_output_folder
-from app.errors import AppError, UsageError
+from app.errors import EXIT_OK, UsageError
+from tools.exit_codes import exit_code_of
 from tools.quality.association import BAD_BELOW_DSC, as_json, pairs_of, summarise
 from tools.quality.report import draw_scatter, markdown
 from tools.robustness.table import read_record
@@ -39,13 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         help="of these scans only, those that the networks have not learnt from, say",
     )
     arguments = parser.parse_args(argv)
-    try:
-        command = f"python -m tools.quality {shlex.join(sys.argv[1:] if argv is None else argv)}"
-        _run(arguments.record, arguments.out, command, arguments.cases)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    command = f"python -m tools.quality {shlex.join(sys.argv[1:] if argv is None else argv)}"
+    return exit_code_of(
+        lambda: _run(arguments.record, arguments.out, command, arguments.cases),
+        "interrupted; files of this run are whole or missing",
+    )
 
 
 def analyse(record: dict[str, Any], command: str) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def analyse(record: dict[str, Any], command: str) -> dict[str, Any]:
     }
 
 
-def _run(path: Path, out: Path, command: str, case_ids: list[str] | None) -> None:
+def _run(path: Path, out: Path, command: str, case_ids: list[str] | None) -> int:
     record = read_record(path)
     if not isinstance(record, dict) or not record.get("uncertainty"):
         raise UsageError(f"{path}: no agreement in it; expected a record of `tools.robustness --uncertainty`")
@@ -81,6 +80,7 @@ def _run(path: Path, out: Path, command: str, case_ids: list[str] | None) -> Non
     write_text(out / "quality.md", markdown(found))
     draw_scatter(found, out / "quality.png")
     print(out / "quality.md")
+    return EXIT_OK
 
 
 if __name__ == "__main__":

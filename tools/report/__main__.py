@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError
+from tools.exit_codes import exit_code_of
 
 _EPILOG = """\
 example:
@@ -51,14 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+    return exit_code_of(lambda: _run(arguments), "interrupted; nothing was written")
 
 
 def _run(arguments: argparse.Namespace) -> int:

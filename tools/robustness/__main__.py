@@ -14,10 +14,11 @@ import numpy as np
 from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import Case, find_cases, prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError, UsageError
 from app.machine_limits import processor_limit
 from tools.ct import Ct, read_ct
 from tools.degrade.kinds import KINDS
+from tools.exit_codes import exit_code_of
 from tools.robustness import compare
 from tools.robustness.measure import ORGANS, Networks, Row, load_networks, measure
 from tools.robustness.table import markdown, read_record
@@ -75,16 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measures what is not measured yet; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    try:
-        if words[:1] == ["compare"]:
-            return compare.main(words[1:])
-        return _run(build_parser().parse_args(words), words)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the next run goes on with the rows that are there", file=sys.stderr)
-        return 130
+    if words[:1] == ["compare"]:
+        return exit_code_of(lambda: compare.main(words[1:]))
+    arguments = build_parser().parse_args(words)
+    return exit_code_of(
+        lambda: _run(arguments, words), "interrupted; the next run goes on with the rows that are there"
+    )
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:

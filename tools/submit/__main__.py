@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from app.atomic_files import write_text
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK
+from tools.exit_codes import exit_code_of
 from tools.profile.arguments import device_index, seconds
 from tools.profile.container import Container, team_of
 from tools.profile.harness import Harness, find_scans
@@ -40,7 +41,6 @@ from tools.submit.trials import (
 
 RECORD_FILE, PAGE_FILE = "submission.json", "submission.md"
 
-_EXIT_INTERRUPTED = 130
 _EPILOG = """\
 1. looks at the image: tag, platform, ENTRYPOINT, WORKDIR, CUDA_VISIBLE_DEVICES, bash, predict.sh and its syntax
 2. runs FLARE's command on two scans, one container start each, and measures as the organisers do (tools.profile)
@@ -90,14 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # an archive half written is removed
-    try:
-        return _submit(arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the runs so far are kept, and an archive only if its .sha256 is beside it", file=sys.stderr)
-        return _EXIT_INTERRUPTED
+    return exit_code_of(
+        lambda: _submit(arguments),
+        "interrupted; the runs so far are kept, and an archive only if its .sha256 is beside it",
+    )
 
 
 def _submit(arguments: argparse.Namespace) -> int:

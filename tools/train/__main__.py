@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.errors import AppError, UsageError
+from app.errors import UsageError
+from tools.exit_codes import exit_code_of
 from tools.train.arguments import build_parser
 
 if TYPE_CHECKING:
@@ -24,11 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 imports it, and it greets
     arguments = build_parser().parse_args(argv)
-    try:
-        return _COMMANDS[arguments.command](arguments)
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of(
+        lambda: _COMMANDS[arguments.command](arguments), "interrupted; prepared cases and checkpoints are kept"
+    )
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.errors import AppError
+from app.errors import EXIT_OK
 from app.network import UNet
+from tools.exit_codes import exit_code_of
 from tools.train.augmentation import NNUNET_2D, NNUNET_3D, SMALL_DATA, WITHOUT
 from tools.train.cache import CaseCache, open_cache
 from tools.train.fit import tune_process
@@ -134,19 +135,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     arguments = parser.parse_args(argv)
     tune_process(arguments.threads)
-    try:
-        plan = read_train_plan(arguments.plan or arguments.cache / "train_plan.json")
-        if arguments.augmentation != "plan":
-            plan = replace(plan, augmentation=_AUGMENTATIONS[arguments.augmentation])
-        text = json.dumps(measure(open_cache(arguments.cache, plan=plan.app), plan, arguments), indent=1) + "\n"
-    except AppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of(lambda: _run(arguments), "interrupted; nothing was written")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    plan = read_train_plan(arguments.plan or arguments.cache / "train_plan.json")
+    if arguments.augmentation != "plan":
+        plan = replace(plan, augmentation=_AUGMENTATIONS[arguments.augmentation])
+    text = json.dumps(measure(open_cache(arguments.cache, plan=plan.app), plan, arguments), indent=1) + "\n"
     if arguments.out:
         arguments.out.write_text(text)
     else:
         print(text, end="")
-    return 0
+    return EXIT_OK
 
 
 if __name__ == "__main__":

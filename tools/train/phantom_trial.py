@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from app.cases import prepare_output_folder
-from app.errors import AppError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK
 from app.network import UNet
+from tools.exit_codes import exit_code_of
 from tools.phantom import write_phantoms
 from tools.train.cases import find_training_cases
 from tools.train.checkpoint import CHECKPOINT_FILE, load_checkpoint
@@ -80,17 +81,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cpu-minutes", type=float, default=10.0, help="of each training (default: 10)")
     arguments = parser.parse_args(argv)
     tune_process(threads=1)
+    command = argv or sys.argv[1:]
     try:
-        trials = json.loads(arguments.out.read_text())["trials"] if arguments.out.exists() else {}
-        for seed in arguments.seeds:
-            if str(seed) not in trials:
-                trials[str(seed)] = run_trial(arguments.work, seed, arguments.cpu_minutes)
-                _write(arguments.out, trials, argv or sys.argv[1:])
-    except (AppError, subprocess.CalledProcessError) as error:
+        return exit_code_of(lambda: _run(arguments, command), "interrupted; finished seeds are kept")
+    except subprocess.CalledProcessError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return EXIT_CASE_FAILED
+
+
+def _run(arguments: argparse.Namespace, command: list[str]) -> int:
+    trials = json.loads(arguments.out.read_text())["trials"] if arguments.out.exists() else {}
+    for seed in arguments.seeds:
+        if str(seed) not in trials:
+            trials[str(seed)] = run_trial(arguments.work, seed, arguments.cpu_minutes)
+            _write(arguments.out, trials, command)
     print(table(trials), end="")
-    return 0
+    return EXIT_OK
 
 
 def _write(out: Path, trials: dict[str, dict[str, Any]], arguments: list[str]) -> None:
