@@ -23,7 +23,7 @@ def machine_facts() -> dict[str, Any]:
     """Processor, cores that this process may use, bf16 or not, memory, kernel, versions."""
     return {
         "host": platform.node(),
-        "cpu": _cpuinfo("model name") or platform.machine(),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "bf16": has_bf16(),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20,
@@ -33,15 +33,14 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+def processor_name() -> str:
+    """As the kernel has it; the architecture if it has none."""
+    return _cpuinfo("model name") or platform.machine()
+
+
 def has_bf16() -> bool:
     """Whether the CPU multiplies in bf16; emulation, which OpenVINO may offer too, is slower than fp32."""
     return bool(_BF16_FLAGS & set((_cpuinfo("flags") or "").split()))
-
-
-def busy_cores_s() -> float:
-    """Seconds that all cores together have worked since the machine started, for whatever program (``/proc/stat``)."""
-    user, nice, system, _idle, _waiting, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def commit() -> dict[str, Any]:

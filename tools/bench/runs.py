@@ -17,7 +17,7 @@ from app.errors import AppError
 from app.plan import Plan
 from app.sliding_window import count_windows
 from app.spacing import network_grid
-from tools.bench.machine import ROOT, busy_cores_s, code_digest, machine_facts
+from tools.bench.machine import ROOT, code_digest, machine_facts
 from tools.bench.networks import bench_bundle, write_peer_spec
 from tools.bench.rows import NetworkName, Row
 from tools.bench.scans import prepare_scan
@@ -26,6 +26,7 @@ from tools.parity.compare import compare_label_maps
 from tools.parity.environments import ensure_environment, runner, variables
 from tools.parity.measure import run_measured
 from tools.parity.peer_models import Peer
+from tools.profile.scopes.host import host_cpu
 
 _NOTHING = {"wall_s": None, "cpu_s": None, "peak_rss_mib": None, "others_cores": None, "windows": None}
 
@@ -145,9 +146,9 @@ class Workshop:
     def _child(self, command: list[str], log_name: str, expected: Path) -> dict[str, Any]:
         """Wall, CPU and peak memory of a command that must leave ``expected`` behind."""
         log = self.work / "logs" / f"{log_name}.txt"
-        busy_before_s = busy_cores_s()
+        busy_before_s = host_cpu().busy_s
         found = asdict(run_measured(command, log, ROOT, variables(self.environments)))
-        others_s = busy_cores_s() - busy_before_s - found["cpu_s"]
+        others_s = host_cpu().busy_s - busy_before_s - found["cpu_s"]
         found["others_cores"] = max(0.0, others_s / found["wall_s"])
         if found.pop("exit_code") != 0 or not expected.exists():
             tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.atomic_files import write_text
 from app.errors import FolderError
+from tools.bench.machine import processor_name
 
 SCHEMA_VERSION = 2
 
@@ -47,7 +48,7 @@ def machine(threads: int | None) -> dict[str, Any]:
     """Where, when and with how many threads a row was run: seconds mean nothing without it."""
     return {
         "host": platform.node(),
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "load_average": round(os.getloadavg()[0], 1),
@@ -97,10 +98,3 @@ def _place(record: dict[str, Any]) -> str:
     where = record["machine"]
     threads = "" if where["threads"] is None else f", {where['threads']} thread(s) a side"
     return f"{where['processor']}, {where['cores']} cores ({where['host']}){threads}"
-
-
-def _processor_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
