@@ -8,6 +8,7 @@ since predictions do not count on what a crop saves.
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from tools.exit_codes import error_kind, exit_code_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LARGEST_DEVIATION = 0.15
+_RECORDED = ("backend", "precision", "mode", "one_window", "uncertainty", "together")
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,16 @@ def _wrapped(source: NetworkSource, wrap: Callable[[Predictor], Predictor]) -> N
 
 def main(argv: list[str] | None = None) -> int:
     """0 if every scan was measured and every prediction is within 15 % of that, else 1."""
-    arguments = _parser().parse_args(argv)
-    return exit_code_of(lambda: _check(arguments), "interrupted; nothing was written")
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(words)
+    return exit_code_of(lambda: _check(arguments, words), "interrupted; nothing was written")
 
 
-def _check(arguments: argparse.Namespace) -> int:
-    plan = load_bundle(arguments.bundle).plan
+def _check(arguments: argparse.Namespace, words: list[str]) -> int:
+    bundle = load_bundle(arguments.bundle)
     if missing := [str(scan) for scan in arguments.scans if not scan.exists()]:
         raise FolderError(f"{', '.join(missing)}: no such scan")
-    arguments.mode = arguments.mode or plan.mode
+    arguments.mode = arguments.mode or bundle.plan.mode
     if arguments.measure:
         print(json.dumps(asdict(_measure(arguments))))
         return 0
@@ -117,29 +120,37 @@ def _check(arguments: argparse.Namespace) -> int:
         except CaseError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
-    print("| scan | voxels (z, y, x) | network grid | predicted MiB | in stage | measured MiB | deviation |")
-    print("|---|---|---|---|---|---|---|")
-    for found in comparisons:
+    record = {
+        "schema_version": 2,
+        "command": shlex.join(["python", "-m", "tools.memory_check", *words]),
+        "machine": machine_facts(),
+        "bundle": bundle.plan.name,
+        "sha256": bundle.sha256,
+        **{name: getattr(arguments, name) for name in _RECORDED},
+        "scans": comparisons,
+    }
+    table = markdown(record)
+    print(table, end="")
+    if arguments.out:
+        write_text(arguments.out, json.dumps(record, indent=1) + "\n")
+        write_text(arguments.out.with_suffix(".md"), table)
+    return int(failed or any(abs(found["deviation"]) > _LARGEST_DEVIATION for found in comparisons))
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """A line for each process: shapes, what was predicted, what was measured."""
+    lines = [f"`{record['command']}`", ""]
+    how = f"Bundle {record['bundle']}; {record['backend']}, {record['precision']}, {record['mode']}"
+    lines += [f"{how} ({record['machine']['cpu']}).", ""]
+    lines += ["| scan | voxels (z, y, x) | network grid | predicted MiB | in stage | measured MiB | deviation |"]
+    lines += ["|---|---|---|---:|---|---:|---:|"]
+    for found in record["scans"]:
         shapes = " | ".join("x".join(map(str, found[key])) for key in ("shape_zyx", "network_shape_zyx"))
-        print(
+        lines.append(
             f"| {found['scan']} | {shapes} | {found['predicted_mib']:.0f} | {found['stage']} | "
             f"{found['measured_mib']:.0f} | {100 * found['deviation']:+.1f} % |"
         )
-    if arguments.out:
-        record = {
-            "schema_version": 1,
-            "machine": machine_facts(),
-            "bundle": plan.name,
-            "backend": arguments.backend,
-            "precision": arguments.precision,
-            "mode": arguments.mode,
-            "one_window": arguments.one_window,
-            "uncertainty": arguments.uncertainty,
-            "together": arguments.together,
-            "scans": comparisons,
-        }
-        write_text(arguments.out, json.dumps(record, indent=1) + "\n")
-    return int(failed or any(abs(found["deviation"]) > _LARGEST_DEVIATION for found in comparisons))
+    return "\n".join(lines) + "\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--uncertainty", action="store_true", help="run the bundle's twin too")
     parser.add_argument("--together", action="store_true", help="all scans in one process")
     parser.add_argument("--one-window", action="store_true", help="run the network on one window only")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the comparison")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the comparison, and FILE.md")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # in the new process
     return parser
 
