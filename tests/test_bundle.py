@@ -171,11 +171,8 @@ def test_cuda_on_a_machine_without_it_ends_the_run_with_4(tiny_bundle: Path, tmp
 def test_a_precision_that_the_cpu_lacks_ends_the_run_with_4(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, code: int
 ) -> None:
-    core = openvino_backend._import_core()
-
     class OldCpu:
-        def __init__(self) -> None:
-            self._core = core()
+        _core = openvino_backend.shared_core()
 
         def get_property(self, device: str, name: str) -> object:
             found = self._core.get_property(device, name)
@@ -187,7 +184,7 @@ def test_a_precision_that_the_cpu_lacks_ends_the_run_with_4(
         def __getattr__(self, name: str) -> Any:
             return getattr(self._core, name)
 
-    monkeypatch.setattr(openvino_backend, "_import_core", lambda: OldCpu)
+    monkeypatch.setattr(openvino_backend, "shared_core", OldCpu)
     found, report = run_with(tiny_bundle, tmp_path, "--precision", precision)
     assert found == code
     if code:

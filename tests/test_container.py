@@ -28,7 +28,7 @@ IMAGE = "3dcps:test"
 LARGEST_ADDITION_BYTES = 750_000_000
 # What livers, spleens and kidneys of adults measure, enlarged and partly seen ones among them.
 PLAUSIBLE_ML = {1: (800, 2500), 2: (50, 400), 3: (80, 600), 13: (50, 400)}
-IMPORTS = "import app.__main__, app.runs, app.backends.openvino_cpu as backend; backend._import_core()"
+IMPORTS = "import app.__main__, app.runs, app.backends.openvino_cpu as backend; backend.import_core()"
 INSPECTION = """
 import importlib.metadata, json, pathlib, sys
 print(json.dumps({

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from app.backends import create_predictor
 from app.bundle import load_bundle
 from app.interruption import interruptible
 from app.report import CaseRecord, RunRecord
-from tests.conftest import run_app, tissue, write_scan
+from tests.conftest import ROOT, run_app, tissue, write_scan
 
 
 @pytest.fixture
@@ -121,6 +123,34 @@ def files(tmp_path: Path, tiny_bundle: Path) -> list[object]:
 def report_in(folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
+
+
+_SIGNAL_AFTER_NETWORKS = """
+import gc, os, signal, sys
+from pathlib import Path
+from app.backends import create_predictor
+from app.bundle import load_bundle
+
+bundle = load_bundle(Path(sys.argv[1]))
+predictors = [create_predictor(bundle, "openvino", "cpu", "fp32", 1)[0] for _ in range(2)]
+while predictors:
+    predictors.pop(0)
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_two_networks_were_let_go(tiny_bundle: Path) -> None:
+    """In a process of its own: two plugins of OpenVINO would leave it a stack for signals that is freed."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNAL_AFTER_NETWORKS, tiny_bundle],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_a_full_disk_is_said_with_what_is_done(

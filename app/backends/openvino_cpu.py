@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from threading import Lock
 from typing import Any, Literal
 
 from app.backends.openvino_joins import convolve_parts_of_joins
@@ -16,6 +17,8 @@ from app.volume import Float32Array
 
 logger = logging.getLogger(__name__)
 
+_core_lock = Lock()
+_cores: list[Any] = []
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _cancelled: list[Any] = []  # requests, with their kernels, whose end nobody waits for, as their destructor would
 _WAIT_MS = 100  # the longest that a signal waits for Python; a window takes seconds on a small machine
@@ -30,7 +33,7 @@ class OpenVinoPredictor:
     def __init__(
         self, bundle: Bundle, device: Literal["cpu", "cuda"], precision: str, threads: int | None = None
     ) -> None:
-        core = _import_core()()
+        core = shared_core()
         try:
             capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         except RuntimeError as error:
@@ -102,8 +105,21 @@ def _share_kernels(request: Any, kernels: list[Any]) -> None:
         request.set_input_tensor(port, Tensor(kernel, shared_memory=True))
 
 
-def _import_core() -> Any:
-    """OpenVINO's ``Core``, imported without ``openvino_telemetry`` even where that is installed.
+def shared_core() -> Any:
+    """OpenVINO's ``Core``: one for the process, never let go.
+
+    Each would load the CPU plugin anew. That gives its thread a stack for signals and takes it back at its end, but of
+    two plugins the later one to end leaves the other's stack in place, which is freed by then: the next signal was a
+    segmentation fault (2026.4.1, ``test_interruption.py``).
+    """
+    with _core_lock:
+        if not _cores:
+            _cores.append(import_core()())
+    return _cores[0]
+
+
+def import_core() -> Any:
+    """The class, imported without ``openvino_telemetry`` even where that is installed.
 
     Its import chain would load the package, which writes to HOME and reports usage; None in ``sys.modules``
     makes that import fail, which OpenVINO allows for. It halves the import time, too.

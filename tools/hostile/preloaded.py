@@ -17,10 +17,10 @@ import scipy.ndimage  # noqa: F401
 
 import app.runs  # noqa: F401
 from app.__main__ import main
-from app.backends.openvino_cpu import _import_core
+from app.backends.openvino_cpu import import_core
 from tools.hostile.processes import LONGEST_S, Done, hung
 
-_import_core()
+import_core()
 
 
 @contextmanager
