@@ -142,22 +142,29 @@ def test_label_and_image_come_from_the_same_place(cases: list[CaseCache]) -> Non
 
 
 @pytest.mark.parametrize("padding", ["constant", "edge"])
+@pytest.mark.parametrize("labelled", [True, False])
 def test_a_patch_larger_than_the_scan_is_surrounded_as_at_inference(
-    cases: list[CaseCache], padding: Literal["constant", "edge"]
+    tmp_path: Path, padding: Literal["constant", "edge"], labelled: bool
 ) -> None:
-    """Also where the cache has cut air off: what is repeated is the scan's edge, not the body's."""
-    plan = train_plan(train_patch_size=(40, 56, 56))
+    """An organ reaches both ends of the scan. The cache has cut air off beside the body, which does not."""
+    whole, organs = scan(0)
+    organs[:, 20:24, 20:24] = 3
+    meta = {"spacing_zyx_mm": (3.0,) * 3, "labelled": labelled, "organs": ORGANS, "not_annotated": [], "digest": ""}
+    write_case(case_folder(tmp_path, "a"), whole, organs if labelled else None, AIR, flat=False, meta=meta)
+    plan = train_plan(train_patch_size=(40, 56, 56), unlabelled_batch=3)
     window = replace(plan.app.sliding_window, padding=padding)
     plan = replace(plan, app=replace(plan.app, sliding_window=window))
     widths = [((side - length) // 2,) * 2 for side, length in zip(plan.train_patch_size, SHAPE, strict=True)]
 
-    def surrounded(whole: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
-        return np.pad(whole, widths, mode="edge") if padding == "edge" else np.pad(whole, widths, constant_values=fill)
+    def surrounded(values: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
+        return (
+            np.pad(values, widths, mode="edge") if padding == "edge" else np.pad(values, widths, constant_values=fill)
+        )
 
-    scans = [(surrounded(image, AIR), surrounded(label, 0)) for image, label in (scan(0), scan(1))]
-    batch = first_batches(cases[:2], plan, 1)[0]
+    batch = first_batches(open_cache(tmp_path), plan, 1, labelled=labelled)[0]
     for image, label in zip(batch.image[:, 0].numpy(), batch.label.numpy(), strict=True):
-        assert any(np.array_equal(label, organs) and np.abs(image - whole).max() < 1e-3 for whole, organs in scans)
+        np.testing.assert_allclose(image, surrounded(whole, AIR), atol=1e-3)
+        np.testing.assert_array_equal(label, surrounded(organs, 0) if labelled else np.zeros_like(label))
 
 
 def _is_part(image: Float32Array, label: LabelArray, whole: Float32Array, organs: LabelArray) -> bool:

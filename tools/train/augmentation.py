@@ -38,8 +38,8 @@ class AugmentationPlan:
             taken (negative, a soft one).
         dose_noise_hu: standard deviation of the noise, with the grain of CT, that a lower dose adds. A quarter
             of the dose doubles the noise: 12 HU become 24, for which sqrt(24^2 - 12^2) = 21 HU are added.
-        field_of_view_part: part of the patch that a cut field of view leaves along one axis; the rest becomes what
-            inference surrounds a scan with (``SlidingWindowPlan.padding``).
+        field_of_view_part: part of the patch that a cut field of view leaves along one axis; the rest becomes air,
+            above and below what inference surrounds a scan with (``SlidingWindowPlan.padding``).
         clip: keep within the plan's intensity range, as every image at inference is. nnU-Net does not.
     """
 

@@ -46,7 +46,7 @@ class CaseCache:
         labelled: whether there is a label map.
         annotated: bool (classes,): whether the label map may be trusted on a class. Background always is, organs
             are unless declared not annotated; of an unlabelled scan no organ is.
-        offset_zyx: where the box begins in the network grid; what lies outside equals the padding value.
+        offset_zyx: where the box begins in the network grid; beside it lies what equals the padding value.
         grid_shape_zyx: voxels of the network grid.
         digest: ``preprocessing_digest`` of the plan that it was prepared with.
     """

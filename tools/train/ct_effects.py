@@ -134,14 +134,15 @@ def add_noise(
 
 
 def fill_outside(image: Tensor, label: Tensor | None, kept: tuple[slice, slice, slice], air: float | None) -> None:
-    """Surrounds the box ``kept`` as inference surrounds a small scan, in place.
+    """Surrounds the box ``kept`` with air, or as ``SlidingWindowPlan.padding`` ``edge`` does, in place.
+
+    Of six planes 0 1 2 3 4 5, [2, 4) kept: 2 2 2 3 3 3, or air air 2 3 air air.
 
     Args:
-        image: (z, y, x).
-        label: as large, or None.
+        image: float32 (z, y, x), normalised.
+        label: uint8 (z, y, x), or None.
         kept: what stays; one voxel at least along each axis, with bounds that are no negative numbers.
-        air: what comes outside, with background; None: the outermost voxels again, and their labels
-            (``SlidingWindowPlan.padding``).
+        air: what comes outside, with background; None: the outermost voxels again, and their labels.
     """
     filled: list[tuple[Tensor, float | None]] = [(image, air)]
     if label is not None:

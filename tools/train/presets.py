@@ -248,7 +248,7 @@ def _small_app(name: str, organs: tuple[str, ...], network: NetworkPlan, spacing
             tile_step_size=0.7,
             gaussian_sigma_scale=0.125,
             average="logits",
-            pad_hu=-1024.0,  # training's patches reach into air
+            pad_hu=-1024.0,  # air, as scanners write it where they do not look
             mirror_axes=(),  # a mirrored patient has his liver on the left
             padding="edge",
         ),

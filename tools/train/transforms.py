@@ -51,7 +51,8 @@ class Augmenter:
         intensity = app.intensity
         self._low, self._high = (intensity.normalised(hu) for hu in intensity.clip_hu)
         self._per_hu = 1 / intensity.divide_hu
-        self._air = None if app.sliding_window.padding == "edge" else intensity.normalised(app.sliding_window.pad_hu)
+        self._air = intensity.normalised(app.sliding_window.pad_hu)
+        self._repeats_edges = app.sliding_window.padding == "edge"
 
     def __call__(
         self, read: ReadBox, start: Shape, spacing_z_mm: float, rng: np.random.Generator
@@ -74,7 +75,7 @@ class Augmenter:
             if self._plan.clip:
                 image.clamp_(self._low, self._high)
             if rng.random() < self._plan.field_of_view_probability:
-                ct_effects.fill_outside(image, label, self._draw_field_of_view(rng), self._air)
+                self._cut_field_of_view(image, label, rng)
             data = self._mirror(image=self._with_channel(image), segmentation=self._with_channel(label))
         image, label = self._without_channel(data["image"]), self._without_channel(data["segmentation"])
         return image.contiguous(), None if label is None else label.contiguous()
@@ -125,15 +126,17 @@ class Augmenter:
         matrix = ct_effects.slice_matrix(len(image), spacing_mm, thickness, increment, first)
         return ct_effects.thicken_slices(image, matrix)
 
-    def _draw_field_of_view(self, rng: np.random.Generator) -> tuple[slice, slice, slice]:
-        """What is kept: mostly a slab along z; else the patient leaves the field sideways or to front or back."""
+    def _cut_field_of_view(self, image: Tensor, label: Tensor | None, rng: np.random.Generator) -> None:
+        """Leaves, in place, mostly a slab along z, surrounded as inference surrounds it; else the patient leaves the
+        field sideways or to front or back, where scanners write air."""
         kept = [slice(0, length) for length in self._patch_size]
         axis = int(rng.choice((1, 2))) if self._flat else int(rng.choice(3, p=(0.6, 0.15, 0.25)))
         length = self._patch_size[axis]
         thickness = max(1, round(rng.uniform(*self._plan.field_of_view_part) * length))
         start = int(rng.integers(0, length - thickness + 1))
         kept[axis] = slice(start, start + thickness)
-        return (kept[0], kept[1], kept[2])
+        air = None if axis == 0 and self._repeats_edges else self._air
+        ct_effects.fill_outside(image, label, (kept[0], kept[1], kept[2]), air)
 
     def _with_channel(self, values: Tensor | None) -> Tensor | None:
         """(z, y, x) as the library wants it: (1, z, y, x), or the one slice (1, y, x) of a 2-D network."""
