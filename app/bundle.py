@@ -13,12 +13,13 @@ PLAN_FILE = "plan.json"
 ONNX_FILE = "network.onnx"
 HALF_ONNX_FILE = "network-fp16.onnx"  # optional: the same network, calculated in half precision on a GPU
 SAFETENSORS_FILE = "network.safetensors"
+CARD_FILE = "MODEL_CARD.md"
 LOCATOR_FOLDER = "locator"
 TWIN_FOLDER = "twin"
 _LOCATOR_HASHES = f"{LOCATOR_FOLDER}/{HASH_FILE}"
 _TWIN_HASHES = f"{TWIN_FOLDER}/{HASH_FILE}"
 BUNDLE_FILES = (
-    PLAN_FILE, ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md", _LOCATOR_HASHES, _TWIN_HASHES,
+    PLAN_FILE, ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, CARD_FILE, _LOCATOR_HASHES, _TWIN_HASHES,
 )  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, UsageError
-from tools.bench.machine import has_bf16, machine_facts
 from tools.exit_codes import error_kind, exit_code_of
+from tools.machine import has_bf16, machine_facts
 from tools.parity.compare import compare_label_maps
 from tools.parity.rows import SMALLEST_VOLUME_ML
 

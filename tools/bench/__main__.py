@@ -9,13 +9,13 @@ from app.cases import prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, FolderError
 from app.interruption import interruptible
 from tools.bench.explanation import EPILOG
-from tools.bench.machine import ROOT, commit, has_bf16, machine_facts
 from tools.bench.plots import draw_plots
 from tools.bench.records import WHERE_FROM, keep_group, read_results, rounds_wanted, with_conclusions, write_results
 from tools.bench.rows import Row, all_rows, quick_rows, select_rows
 from tools.bench.runs import Workshop
 from tools.bench.table import markdown
 from tools.exit_codes import exit_code_of
+from tools.machine import ROOT, commit, has_bf16, machine_facts
 
 RESULTS_FILE, TABLE_FILE = "bench.json", "bench.md"
 _DATA = ROOT.parent / "shared" / "data" / "abdomen_ct" / "images"

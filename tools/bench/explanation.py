@@ -59,5 +59,5 @@ examples:
   python -m tools.bench --from build/bench/bench.json  draw again
 
 exit codes: 0 done, 1 a row failed (the others went on), 2 wrong use, 3 a scan is not there or --work cannot be
-written, 4 the bundle is unusable
+written, 4 the bundle is unusable, 130 interrupted
 """

@@ -12,21 +12,29 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from app.bundle import HASH_FILE, Bundle
+from app.bundle import CARD_FILE, HASH_FILE, Bundle
 from app.errors import AppError
 from app.plan import Plan
 from app.sliding_window import count_windows
 from app.spacing import network_grid
-from tools.bench.machine import ROOT, code_digest, machine_facts
 from tools.bench.networks import bench_bundle, write_peer_spec
 from tools.bench.rows import NetworkName, Row
 from tools.bench.scans import prepare_scan
 from tools.bench.summary import STAGES
+from tools.machine import ROOT, digest_of, machine_facts
 from tools.parity.compare import compare_label_maps
 from tools.parity.environments import ensure_environment, runner, variables
 from tools.parity.measure import run_measured
 from tools.parity.peer_models import Peer
 from tools.profile.scopes.host import host_cpu
+
+# Runs made with another code than this, which is measured or measures, are not kept.
+_MEASURED = (
+    *("app/**/*.py", "tools/bench/*.py", "tools/parity/run_*.py", "tools/parity/requirements-*.txt"),
+    *(f"tools/parity/{name}.py" for name in ("compare", "environments", "measure", "peer_models")),
+    "tools/profile/scopes/host.py",
+)
+_DRAWING = {"plots.py", "table.py", "summary.py", "targets.py", "__main__.py"}  # of tools/bench: change no measurement
 
 _NOTHING = {"wall_s": None, "cpu_s": None, "peak_rss_mib": None, "others_cores": None, "windows": None}
 
@@ -53,10 +61,11 @@ class Workshop:
 
     def digest(self, row: Row) -> str:
         """SHA-256 of the code, the network and the machine: what runs that are compared have in common."""
-        hashes = (self._bundle(row.network).folder / HASH_FILE).read_bytes()
+        lines = (self._bundle(row.network).folder / HASH_FILE).read_text(encoding="utf-8").splitlines()
+        hashes = "\n".join(line for line in lines if not line.endswith(CARD_FILE)).encode()
         facts = machine_facts()
         place = json.dumps([facts[name] for name in ("host", "cpu", "cores", "kernel", "packages")])
-        return sha256(code_digest().encode() + hashes + place.encode()).hexdigest()
+        return sha256(digest_of(_MEASURED, "bench", _DRAWING).encode() + hashes + place.encode()).hexdigest()
 
     def run(self, row: Row) -> dict[str, Any]:
         """The record of one run; ``error`` says why it failed, and then the rest is null."""

@@ -18,7 +18,7 @@ examples:
 then: python -m app --bundle weights/mine --input-dir scans --output-dir labels
 
 exit codes: 0 done, 1 verify found a difference beyond its limits, 2 wrong use, 3 --out holds something else,
-4 the model is incomplete, is refused, or names code in a pickle (which is not run)
+4 the model is incomplete, is refused, or names code in a pickle (which is not run), 130 interrupted
 """
 
 _V1_TEXT = """\
@@ -115,7 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        return exit_code_of(lambda: _COMMANDS.get(arguments.command, _import)(arguments))
+        return exit_code_of(
+            lambda: _COMMANDS.get(arguments.command, _import)(arguments),
+            "interrupted; files may be missing: run it again",
+        )
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed; `make setup` installs what the tools need", file=sys.stderr)
         return 4

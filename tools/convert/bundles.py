@@ -11,6 +11,7 @@ from safetensors.numpy import load, save
 
 from app.bundle import (
     BUNDLE_FILES,
+    CARD_FILE,
     HALF_ONNX_FILE,
     HASH_FILE,
     LOCATOR_FOLDER,
@@ -72,7 +73,7 @@ def write_bundle(
     (folder / PLAN_FILE).write_text(plan_text)
     (folder / SAFETENSORS_FILE).write_bytes(save(rounded, metadata))
     _write_networks(folder, networks)
-    (folder / "MODEL_CARD.md").write_text(model_card)
+    (folder / CARD_FILE).write_text(model_card)
     write_hashes(folder)
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from app.bundle import (
+    CARD_FILE,
     HALF_ONNX_FILE,
     ONNX_FILE,
     PLAN_FILE,
@@ -15,7 +16,7 @@ from app.bundle import (
 from app.errors import UsageError
 from tools.convert.bundles import put_part
 
-_COPIED = (ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, "MODEL_CARD.md")
+_COPIED = (ONNX_FILE, HALF_ONNX_FILE, SAFETENSORS_FILE, CARD_FILE)
 
 
 def add_twin(folder: Path, source: Path) -> None:

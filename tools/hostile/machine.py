@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from tools.bench.machine import ROOT, commit, digest_of, machine_facts
+from tools.machine import ROOT, commit, digest_of, machine_facts
 
 __all__ = ["ROOT", "circumstances", "code_digest", "memory_disk"]
 

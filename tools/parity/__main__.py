@@ -37,7 +37,7 @@ examples:
   python -m tools.parity --quick --again                   two rows, once more
   python -m tools.parity --table                           only write parity.md from what is there
 
-exit codes: 0 no counting row fails, 1 one does or could not be run, 2 wrong usage, 3 no scans
+exit codes: 0 no counting row fails, 1 one does or could not be run, 2 wrong usage, 3 no scans, 130 interrupted
 """
 
 

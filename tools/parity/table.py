@@ -10,7 +10,7 @@ from typing import Any
 
 from app.atomic_files import write_text
 from app.errors import FolderError
-from tools.bench.machine import processor_name
+from tools.machine import processor_name
 
 SCHEMA_VERSION = 2
 

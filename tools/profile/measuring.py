@@ -9,7 +9,7 @@ from typing import Any
 from app.atomic_files import write_text
 from app.cases import prepare_output_folder
 from app.errors import FolderError
-from tools.bench.machine import machine_facts
+from tools.machine import machine_facts
 from tools.profile.recording import RECORDING_FILE, Ending, Header, Recording, RecordingWriter, read_recording
 from tools.profile.runner import Job, run_sampled
 from tools.profile.sampler import Sampler
