@@ -20,8 +20,8 @@ from typing import Any
 from app.atomic_files import write_text
 from app.backends import network_source
 from app.bundle import Bundle, load_bundle
-from app.cases import single_case
-from app.errors import AppError, CaseError, FolderError, UsageError
+from app.cases import prepare_output_folder, single_case
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, FolderError, UsageError
 from app.machine_limits import processor_limit
 from app.options import Options
 from app.progress import SilentProgress
@@ -30,8 +30,8 @@ from app.runs import run
 from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array
-from tools.bench.machine import machine_facts
 from tools.exit_codes import error_kind, exit_code_of
+from tools.machine import machine_facts
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LARGEST_DEVIATION = 0.15
@@ -108,18 +108,18 @@ def _check(arguments: argparse.Namespace, words: list[str]) -> int:
     bundle = load_bundle(arguments.bundle)
     if missing := [str(scan) for scan in arguments.scans if not scan.exists()]:
         raise FolderError(f"{', '.join(missing)}: no such scan")
+    if arguments.out:
+        if arguments.out.suffix == ".md":
+            raise UsageError(f"--out {arguments.out}: expected FILE.json; its table goes into FILE.md")
+        prepare_output_folder(arguments.out.parent)
     arguments.mode = arguments.mode or bundle.plan.mode
     if arguments.measure:
         print(json.dumps(asdict(_measure(arguments))))
-        return 0
+        return EXIT_OK
     groups = [arguments.scans] if arguments.together else [[scan] for scan in arguments.scans]
-    comparisons, failed = [], False
-    for scans in groups:
-        try:
-            comparisons.append(_measure_in_new_process(arguments, scans))
-        except CaseError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed = True
+    comparisons = [found for scans in groups if (found := _attempt(arguments, scans))]
+    if not comparisons:
+        return EXIT_CASE_FAILED
     record = {
         "schema_version": 2,
         "command": shlex.join(["python", "-m", "tools.memory_check", *words]),
@@ -134,7 +134,17 @@ def _check(arguments: argparse.Namespace, words: list[str]) -> int:
     if arguments.out:
         write_text(arguments.out, json.dumps(record, indent=1) + "\n")
         write_text(arguments.out.with_suffix(".md"), table)
-    return int(failed or any(abs(found["deviation"]) > _LARGEST_DEVIATION for found in comparisons))
+    holds = all(abs(found["deviation"]) <= _LARGEST_DEVIATION for found in comparisons)
+    return EXIT_OK if holds and len(comparisons) == len(groups) else EXIT_CASE_FAILED
+
+
+def _attempt(arguments: argparse.Namespace, scans: list[Path]) -> dict[str, Any] | None:
+    """The comparison of these scans, or None if one cannot be segmented: the others go on."""
+    try:
+        return _measure_in_new_process(arguments, scans)
+    except CaseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return None
 
 
 def markdown(record: dict[str, Any]) -> str:

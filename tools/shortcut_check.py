@@ -34,11 +34,11 @@ from app.report import StageClock
 from app.sliding_window import Predictor
 from app.volume import Float32Array, LabelArray, Volume
 from app.volume_io import read_volume
-from tools.bench.machine import machine_facts
 from tools.evaluate.geometry import first_unequal_field
 from tools.evaluate.label_maps import read_label_map
 from tools.evaluate.metrics import dice
 from tools.exit_codes import exit_code_of
+from tools.machine import machine_facts
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DATA = _ROOT.parent / "shared" / "data" / "abdomen_ct"
@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measures and writes; returns the exit code."""
     arguments = _parser().parse_args(argv)
     command = sys.argv[1:] if argv is None else argv
-    return exit_code_of(lambda: _measure(arguments, command), "interrupted; scans that were finished are in --out")
+    return exit_code_of(lambda: _measure(arguments, command), "interrupted; nothing was written")
 
 
 def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
@@ -247,10 +247,10 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
         for row in found:
             print(f"{row.scan} {row.shortcut}: {row.windows} windows, {sum(row.seconds.values()):.1f} s", flush=True)
         rows += [asdict(row) for row in found]
-        write_text(arguments.out, json.dumps(record, indent=1) + "\n")
     if not rows:
         return EXIT_CASE_FAILED
     table = arguments.out.with_suffix(".md")
+    write_text(arguments.out, json.dumps(record, indent=1) + "\n")
     write_text(table, markdown(record))
     print(table)
     return EXIT_CASE_FAILED if failed else EXIT_OK

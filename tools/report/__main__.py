@@ -20,7 +20,7 @@ The page works from disk, without a network. Each case adds its slices: 8 bits a
 15 MB. What was not given is left out, and the page says so.
 
 exit codes: 0 the page is complete; 1 a case could not be read, the page says why; 2 wrong use; 3 a folder or file of
-measurements cannot be read, or --out not be written
+measurements cannot be read, or --out not be written; 130 interrupted
 """
 
 

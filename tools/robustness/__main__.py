@@ -34,7 +34,7 @@ and files goes on with what is there; --again forgets it. `python -m tools.quali
 records side by side: `python -m tools.robustness compare --help`.
 
 exit codes: 0 all measured, 1 a scan or label map is unusable (the others are measured), 2 wrong usage, 3 nothing there
-or --out cannot be written, 4 bundle unusable
+or --out cannot be written, 4 bundle unusable, 130 interrupted
 """
 
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measures what is not measured yet; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["compare"]:
-        return exit_code_of(lambda: compare.main(words[1:]))
+        return exit_code_of(lambda: compare.main(words[1:]), "interrupted; nothing was written")
     arguments = build_parser().parse_args(words)
     return exit_code_of(
         lambda: _run(arguments, words), "interrupted; the next run goes on with the rows that are there"

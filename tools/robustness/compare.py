@@ -22,7 +22,7 @@ _EPILOG = f"""\
 The first record is the baseline: an organ of a scan is worse where its DSC is lower by more than {CLEARLY_WORSE:g}.
 All have to be of the same scans and references.
 
-exit codes: 0 compared, 2 records that cannot be read or compared, 3 --out cannot be written
+exit codes: 0 compared, 2 records that cannot be read or compared, 3 --out cannot be written, 130 interrupted
 
 example:
   python -m tools.robustness compare supervised=a/robustness.json CPS=b/robustness.json --out comparison.md
