@@ -73,10 +73,10 @@ def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[
 def _network_and_restore_bytes(oriented: Shape, grid_zyx: Shape, plan: Plan, options: Options) -> tuple[int, int]:
     """(what the windows and the growing label map take, what restoration takes after the last window)."""
     labels = prod(oriented)
-    last_slab = plan.classes * _slab_voxels(grid_zyx, plan) * _FLOAT  # what restoration still holds of it
     windows = _sliding_window_bytes(grid_zyx, plan, options.mirror)
     if options.mode == "fastest":
-        return prod(grid_zyx) + windows, last_slab + _nearest_neighbour_bytes(grid_zyx, oriented)
+        return prod(grid_zyx) + windows, _nearest_neighbour_bytes(grid_zyx, oriented)
+    last_slab = plan.classes * _slab_voxels(grid_zyx, plan) * _FLOAT  # what restoration still holds of it
     return labels + _interpolation_bytes(grid_zyx, oriented, plan) + windows, labels + last_slab
 
 

@@ -75,14 +75,20 @@ def most_likely_class(logits: Float32Array) -> LabelArray:
 
 
 def _restore_fastest(slabs: Iterable[Slab], network_shape: Shape, shape_zyx: Shape) -> Restoration:
+    labels = _on_network_grid(slabs, network_shape)
+    for axis in range(3):
+        labels = labels.take(nearest_indices(network_shape[axis], shape_zyx[axis]), axis=axis)
+    return Restoration(label_map=labels, shortcut_share=1.0)
+
+
+def _on_network_grid(slabs: Iterable[Slab], network_shape: Shape) -> LabelArray:
+    """uint8 (z, y, x): the most likely classes. The last slab's logits are let go before the labels are enlarged."""
     labels = np.zeros(network_shape, dtype=np.uint8)
     for slab in slabs:
         planes = np.moveaxis(labels, slab.axis, 0)
         found = np.moveaxis(most_likely_class(slab.logits), slab.axis, 0)
         planes[slab.start : slab.start + len(found)] = found
-    for axis in range(3):
-        labels = labels.take(nearest_indices(network_shape[axis], shape_zyx[axis]), axis=axis)
-    return Restoration(label_map=labels, shortcut_share=1.0)
+    return labels
 
 
 def _restore_normal(
