@@ -13,7 +13,7 @@ from app.options import Options
 from app.plan import Crop, Plan, SpacingKind
 from app.preprocessing import grid_of_box, network_axes
 from app.region import body_steps
-from app.resampling import SLAB_BYTES
+from app.resampling import PICKED_PART, SLAB_BYTES
 from app.running_sums import block_planes, slab_planes
 from app.sliding_window import streaming_axis
 from app.spacing import NetworkGrid
@@ -50,12 +50,15 @@ def predict_need(
     network, restore = _network_and_restore_bytes(oriented, grid.shape_zyx, plan, options)
     network += labels if twin else 0
     kept = max(image, labels) if twin else 0
-    search = _search_bytes(scan.geometry, options.crop, locator)
+    search = _search_bytes(scan, options.crop, locator)
     return Need(
         {
             "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + CHUNKS_BYTES,
             "locate": process.located_bytes + stored + search,
-            "preprocess": process.located_bytes + stored + image + _resampling_bytes(oriented, grid.shape_zyx),
+            "preprocess": process.located_bytes
+            + stored
+            + image
+            + _resampling_bytes(oriented, grid.shape_zyx, plan, scan.voxel_bytes),
             "network": process.running_bytes + image + network,
             "restore": process.running_bytes + restore + kept,
             "postprocess": process.running_bytes + labels + max(cleaned, whole) + kept,
@@ -80,17 +83,17 @@ def _network_and_restore_bytes(oriented: Shape, grid_zyx: Shape, plan: Plan, opt
     return labels + _interpolation_bytes(grid_zyx, oriented, plan) + windows, labels + last_slab
 
 
-def _search_bytes(geometry: Geometry, crop: Crop, locator: Plan | None) -> int:
+def _search_bytes(scan: ScanHeader, crop: Crop, locator: Plan | None) -> int:
     """What the search for the part to be segmented holds besides the scan."""
     if crop == "body":
-        return _body_bytes(geometry)
+        return _body_bytes(scan.geometry)
     if crop == "none" or locator is None:
         return 0
-    oriented, grid = planned_grid(geometry, locator, "resample")
+    oriented, grid = planned_grid(scan.geometry, locator, "resample")
     voxels = prod(grid.shape_zyx)
     windows = _sliding_window_bytes(grid.shape_zyx, locator, mirror=False)
     found = voxels + max(windows, _runs_bytes(grid.shape_zyx))
-    return _FLOAT * voxels + max(_resampling_bytes(oriented, grid.shape_zyx), found)
+    return _FLOAT * voxels + max(_resampling_bytes(oriented, grid.shape_zyx, locator, scan.voxel_bytes), found)
 
 
 def _body_bytes(geometry: Geometry) -> int:
@@ -105,18 +108,28 @@ def _runs_bytes(shape_zyx: Shape) -> int:
     return RUN_BYTES * _RUNS_PER_ROW * shape_zyx[0] * shape_zyx[1]
 
 
-def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape) -> int:
-    """What ``resample`` holds besides scan and result: the slab as float, shrunk in x, in y too, and its product."""
+def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape, plan: Plan, voxel_bytes: int) -> int:
+    """What ``resample`` holds besides scan and result: the slab as float, shrunk in x, in y too, and its product.
+
+    A spline gives every plane of the grid a weight; linearly, a slab reaches the planes beside it, and of a coarse grid
+    only the two voxels beside each of its own are used.
+    """
+    matrices = max(8 * n * (n + m) for n, m in zip(shape_zyx, grid_zyx, strict=True))  # float64, while one is made
+    is_spline, picked = plan.interpolation.image_order == 3, 0
+    if not is_spline and not plan.interpolation.clip_overshoot:
+        z, y, x = (min(n, 2 * m) for n, m in zip(shape_zyx, grid_zyx, strict=True))
+        if z * y * x * PICKED_PART <= prod(shape_zyx):
+            shape_zyx, picked = (z, y, x), z * y * x * voxel_bytes
     depth, height, width = shape_zyx
     thickness = min(depth, max(1, SLAB_BYTES // (_FLOAT * height * width)))
     slab = _FLOAT * thickness * height * width
     narrow = _FLOAT * thickness * height * grid_zyx[2]
     shrunk = _FLOAT * thickness * grid_zyx[1] * grid_zyx[2]
-    reached = min(grid_zyx[0], thickness * grid_zyx[0] // depth + 2)
-    product = _FLOAT * reached * grid_zyx[1] * grid_zyx[2]
+    reached = grid_zyx[0] if is_spline else min(grid_zyx[0], thickness * grid_zyx[0] // depth + 2)
+    plane = _FLOAT * grid_zyx[1] * grid_zyx[2]
+    product = plane * min(reached, max(1, SLAB_BYTES // plane))
     before = slab + shrunk if thickness < depth else 0  # the last slab's, until their names are given to the next
-    matrices = max(8 * n * (n + m) for n, m in zip(shape_zyx, grid_zyx, strict=True))  # float64, while one is made
-    return max(before + slab, slab + narrow + 2 * shrunk, slab + shrunk + product) + matrices
+    return picked + max(before + slab, slab + narrow + 2 * shrunk, slab + shrunk + product) + matrices
 
 
 def _live_voxels(grid_zyx: Shape, plan: Plan) -> int:
@@ -150,7 +163,8 @@ def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
     blocks = block * (1 + plan.classes * (softmax and not mirrors))  # weighted, and probabilities
     kept = sums + blocks + 2 * tile * _FLOAT + of_air
     flipped = mirrors * ((1 + softmax) * plan.classes + 1) * tile * _FLOAT  # the mean, a flip's probabilities, a flip
-    wide = plan.classes * slab * _FLOAT if window.accumulator == "float16" else 0  # it is handed out as float32
+    # Half-precision sums are handed out as float32, and the next slab is made while the last is still held.
+    wide = 2 * plan.classes * slab * _FLOAT if window.accumulator == "float16" else 0
     arg_max = slab * (_FLOAT + 2)  # running maximum, labels and a mask
     return kept + max(flipped, wide + arg_max)
 

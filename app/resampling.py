@@ -19,7 +19,7 @@ from app.volume import Array, Float32Array, Shape
 # takes many times as long: ct_001 1.9 s in place of 0.2. What is dropped is lost in the rounding of any sum of HU.
 _SMALLEST_WEIGHT = 1e-20
 
-_PICKED_PART = 8
+PICKED_PART = 8
 
 SLAB_BYTES = 32 * 2**20  # of float32 at a time; 16 to 64 MiB time the same on ct_001, more only holds memory
 
@@ -106,8 +106,8 @@ def resample(
     """float32 (z, y, x): ``voxels`` interpolated to ``shape_zyx``.
 
     Works slab by slab along z: each slab alone becomes float, is shrunk in x and y, and adds its share to
-    all output slices that it reaches. Peak memory is the result, one slab and the input as it came; of a grid so coarse
-    that it uses an eighth of the input at most, those voxels besides.
+    all output slices that it reaches. Peak memory is the result, the input as it came and two or three slabs
+    (``memory_need``); of a grid so coarse that it uses an eighth of the input at most, those voxels besides.
 
     Args:
         voxels: (z, y, x) of any real type and memory order.
@@ -128,6 +128,7 @@ def resample(
     result = np.zeros((shape_zyx[0], shape_zyx[1] * shape_zyx[2]), dtype=np.float32)
     extremes = _Extremes(voxels.shape, orders) if clip_overshoot else None
     thickness = max(1, SLAB_BYTES // (4 * height * width))
+    rows_at_once = max(1, SLAB_BYTES // result[0].nbytes)
     for start in range(0, depth, thickness):
         slab = np.array(voxels[start : start + thickness], dtype=np.float32, order="C")
         prepare(slab)
@@ -137,11 +138,11 @@ def resample(
         in_plane = np.empty((len(slab), len(along_y), narrow.shape[2]), dtype=np.float32)
         for plane, shrunk in zip(narrow, in_plane, strict=True):  # as matmul would, but signals get through: on a busy
             np.matmul(along_y, plane, out=shrunk)  # machine BLAS's threads wait for each other, 2 s for 64 planes
-        del narrow
+        del narrow, plane, shrunk
         weights = along_z[:, start : start + thickness]
         reached = np.flatnonzero(np.any(weights != 0, axis=1))
-        if reached.size:
-            rows = slice(reached[0], reached[-1] + 1)
+        for first in range(reached[0], reached[-1] + 1, rows_at_once) if reached.size else ():
+            rows = slice(first, min(first + rows_at_once, reached[-1] + 1))
             result[rows] += weights[rows] @ in_plane.reshape(len(slab), -1)
     if extremes:
         extremes.clip(result.reshape(shape_zyx))
@@ -154,7 +155,7 @@ def _without_unused(voxels: Array, matrices: list[Float32Array]) -> tuple[Array,
     A grid of 6 mm looks at two voxels of eight along axes of 0.7 mm. Where more is used, picking takes longer.
     """
     used = [np.flatnonzero(matrix.any(axis=0)) for matrix in matrices]
-    if prod(map(len, used)) * _PICKED_PART > voxels.size:
+    if prod(map(len, used)) * PICKED_PART > voxels.size:
         return voxels, matrices
     columns = [np.ascontiguousarray(matrix[:, places]) for matrix, places in zip(matrices, used, strict=True)]
     return voxels[np.ix_(*used)], columns

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from app.bundle import load_bundle
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, parse_bytes, processor_limit
 from app.memory import Fit, fit_case
-from app.memory_need import predict_need
+from app.memory_need import _resampling_bytes, predict_need
 from app.memory_terms import NetworkMemory, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, parse_plan
+from app.resampling import resample
 from app.volume import Geometry, Shape, Vector
 from app.volume_io import read_header, read_volume, without_voxels, write_label_map
 from tests.conftest import (
@@ -286,6 +288,28 @@ def test_a_case_worked_by_hand() -> None:
     assert need["restore"] == 3000 + 48_000_000
     assert need["postprocess"] == 3000 + 24_000_000
     assert 144_000_000 + 4 * 32 * MIB < need["preprocess"] < 144_000_000 + 6 * 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid", "order"),
+    [
+        ((60, 512, 512), (72, 512, 512), 3),  # splines reach every plane
+        ((80, 512, 512), (80, 480, 480), 1),  # slab by slab
+        ((20, 512, 512), (120, 400, 400), 1),  # more planes than there are
+        ((160, 512, 512), (80, 83, 83), 1),  # so coarse that few voxels are used
+    ],
+)
+def test_resampling_takes_what_was_foreseen(shape: Shape, grid: Shape, order: int) -> None:
+    plan = small_plan(interpolation={**tiny_plan()["interpolation"], "image_order": order})
+    voxels = np.zeros(shape, dtype=np.int16)
+    tracemalloc.start()
+    try:
+        result = resample(voxels, grid, (order, order, order))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    foreseen = result.nbytes + _resampling_bytes(shape, grid, plan, voxels.itemsize)
+    assert peak < foreseen < 1.4 * peak
 
 
 def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:

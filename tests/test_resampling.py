@@ -56,7 +56,7 @@ def test_a_coarse_grid_picks_the_voxels_that_it_uses(monkeypatch: pytest.MonkeyP
     voxels, seen = scan((40, 44, 48)), []
     picked = resample(voxels, (5, 6, 5), (1, 1, 1), lambda slab: seen.append(slab.shape))
     assert seen == [(10, 12, 10)]
-    monkeypatch.setattr(resampling, "_PICKED_PART", 1_000_000)
+    monkeypatch.setattr(resampling, "PICKED_PART", 1_000_000)
     np.testing.assert_allclose(resample(voxels, (5, 6, 5), (1, 1, 1)), picked, rtol=0, atol=2e-3)
 
 
