@@ -148,6 +148,7 @@ class Networks:
             self._record.warnings.append(warning)
             logger.warning(warning)
             return None
+        trim_heap()
         self._warn(warnings)
         return predictor
 

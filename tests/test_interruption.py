@@ -89,18 +89,21 @@ def test_the_outcome_names_what_is_done_and_what_is_not() -> None:
     assert RunRecord(options={}).outcome() == "0 of 0 cases are done"
 
 
-def test_a_window_that_is_under_way_is_cancelled(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["start_async", "wait_for"])
+def test_a_window_that_is_under_way_is_cancelled(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     """The main thread waits in steps; what interrupts a step ends the window, and the next one is right."""
     predictor, _ = create_predictor(load_bundle(tiny_bundle), "openvino", "cpu", "fp32", 1)
     tile = np.zeros((16, 16, 16), dtype=np.float32)
     expected = predictor.predict(tile).copy()
     calls: list[str] = []
 
-    def interrupt(*_: object) -> bool:
+    def interrupt(*_: object, **__: object) -> bool:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(openvino.InferRequest, "wait_for", interrupt)
+        patched.setattr(openvino.InferRequest, where, interrupt)
         patched.setattr(openvino.InferRequest, "cancel", lambda *_: calls.append("cancel"))
         with pytest.raises(KeyboardInterrupt):
             predictor.predict(tile)

@@ -82,8 +82,8 @@ class OpenVinoPredictor:
         This thread only waits, so that Ctrl-C and SIGTERM end a window: it is cancelled within one layer.
         """
         try:
-            self._request.start_async({0: tile.reshape(self._input_shape)}, share_inputs=True)
             try:
+                self._request.start_async({0: tile.reshape(self._input_shape)}, share_inputs=True)
                 while not self._request.wait_for(_WAIT_MS):
                     pass
             except KeyboardInterrupt:
