@@ -108,7 +108,7 @@ def test_signs_against_each_other() -> None:
 def test_too_few_cases_say_nothing() -> None:
     found = signed_rank(np.zeros(5), np.arange(1.0, 6.0))
     assert found.smallest_p_value == 2 / 32
-    assert found.note == "nothing can be said: 5 unequal pairs give p = 0.0625 at best"
+    assert found.note == "nothing can be said: p is 0.0625 at best (unequal pairs: 5)"
 
 
 def test_equal_and_missing_pairs_say_nothing() -> None:

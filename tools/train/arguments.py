@@ -35,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         "resume",
         help="continue a training exactly where its checkpoint stands",
         description="Continues a training exactly where its checkpoint stands. Device, workers, threads, minutes "
-        "between checkpoints and epochs between validations are those that fit was given, unless given here.",
+        "between checkpoints and epochs between validations are those that fit was given, unless given here (the "
+        "defaults below are fit's).",
     )
     resume.add_argument("out", type=Path, metavar="RUN")
     _add_run_arguments(resume)
