@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from app.errors import CaseError
-from app.orientation import as_matrix, as_vector
 from app.simpleitk_data_files import check_data_files
-from app.volume import Geometry, Volume
+from app.simpleitk_geometry import geometry_from_lps
+from app.volume import Volume
 
 
 def read_with_simpleitk(path: Path) -> Volume:
@@ -122,13 +122,8 @@ def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -
     if voxels.dtype.kind not in "iuf":
         raise CaseError(f"{path}: voxels of type {voxels.dtype}; expected real numbers (Hounsfield units). Convert it")
     depth, height, width = voxels.shape
-    direction_xyz = np.asarray(image.GetDirection()).reshape(3, 3)
-    geometry = Geometry(
-        shape_zyx=(depth, height, width),
-        spacing_zyx_mm=as_vector(image.GetSpacing()[::-1]),
-        direction=as_matrix(direction_xyz[::-1, ::-1]),
-        origin_zyx_mm=as_vector(image.GetOrigin()[::-1]),
-    )
+    spacing, direction, origin = image.GetSpacing(), image.GetDirection(), image.GetOrigin()
+    geometry = geometry_from_lps((depth, height, width), spacing, direction, origin, path)
     return Volume(voxels=voxels, geometry=geometry, warnings=warnings)
 
 

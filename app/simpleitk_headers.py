@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from app.orientation import as_matrix, as_vector
 from app.simpleitk_data_files import check_data_files
+from app.simpleitk_geometry import geometry_from_lps
 from app.volume import Geometry
 
 _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}  # SimpleITK names types "16-bit signed integer", "32-bit float"
@@ -18,7 +18,7 @@ def read_header_with_simpleitk(path: Path) -> tuple[Geometry, int] | None:
     The slices of a series are counted, and its spacing is that of the first two.
 
     Raises:
-        CaseError: the file's voxels lie in another folder.
+        CaseError: the file's voxels lie in another folder, or its axes are not independent.
     """
     try:
         str(path).encode()
@@ -48,12 +48,7 @@ def read_header_with_simpleitk(path: Path) -> tuple[Geometry, int] | None:
     dimension = min(3, first.GetDimension())
     stored = np.reshape(first.GetDirection(), (first.GetDimension(), -1))
     direction[:dimension, :dimension] = stored[:dimension, :dimension]
-    geometry = Geometry(
-        shape_zyx=(size[2], size[1], size[0]),
-        spacing_zyx_mm=as_vector(spacing[::-1]),
-        direction=as_matrix(direction[::-1, ::-1]),
-        origin_zyx_mm=(0.0, 0.0, 0.0),
-    )
+    geometry = geometry_from_lps((size[2], size[1], size[0]), spacing, direction, (0.0, 0.0, 0.0), path)
     bits = sitk.GetPixelIDValueAsString(first.GetPixelID()).rpartition("-bit")[0].rpartition(" ")[2]
     return geometry, _BYTES.get(bits, 8) * first.GetNumberOfComponents()
 

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from app.errors import CaseError, FolderError
 from app.volume import AIR_HU, Geometry, Vector, Volume
-from app.volume_io import read_volume, write_label_map
+from app.volume_io import read_header, read_volume, write_label_map
 from tests.conftest import Affine, ras_affine, rotated_affine, tissue, write_scan
 
 SHAPE = (10, 11, 12)
@@ -394,6 +394,65 @@ def test_other_formats_keep_simpleitks_geometry(tmp_path: Path, suffix: str) -> 
         found, code = getattr(nib.load(tmp_path / "labels.nii.gz"), transform)(coded=True)
         np.testing.assert_allclose(found, simpleitk_affine(path), atol=1e-5)
         assert code == 1
+
+
+def write_meta(path: Path, matrix: str, spacing: str = "1 1 1") -> Path:
+    """A MetaImage of ``tissue()`` with this matrix, which SimpleITK would not write."""
+    header = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+        f"TransformMatrix = {matrix}\nOffset = -30 20 10\nElementSpacing = {spacing}\n"
+        "DimSize = 12 11 10\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    )
+    path.write_bytes(header.encode() + tissue().astype("<i2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "spacing", "expected_zyx_mm"),
+    [
+        ("1 0 0 0 2 0 0 0 3", "1 1 1", (3.0, 2.0, 1.0)),
+        ("0.5 0 0 0 -4 0 0 0 1", "2 0.5 3", (3.0, 2.0, 1.0)),
+        ("0 2 0 -1 0 0 0 0 3", "1 1 1", (3.0, 1.0, 2.0)),
+    ],
+)
+def test_scale_in_the_matrix_of_a_metaimage_is_spacing(
+    tmp_path: Path, matrix: str, spacing: str, expected_zyx_mm: Vector
+) -> None:
+    path = write_meta(tmp_path / "a.mha", matrix, spacing)
+    volume, header = read_volume(path), read_header(path)
+    assert header is not None
+    for geometry in (volume.geometry, header.geometry):
+        np.testing.assert_allclose(np.linalg.norm(geometry.direction, axis=0), 1)
+        assert geometry.spacing_zyx_mm == expected_zyx_mm
+    np.testing.assert_allclose(ras_affine(volume.geometry), simpleitk_affine(path))
+    write_label_map(tmp_path / "labels.nii.gz", (tissue() > 0).astype(np.uint8), volume)
+    labels = nib.load(tmp_path / "labels.nii.gz")
+    np.testing.assert_allclose(labels.affine, simpleitk_affine(path))
+    np.testing.assert_allclose(labels.header.get_zooms(), volume.geometry.spacing_zyx_mm[::-1])
+    np.testing.assert_allclose(simpleitk_affine(tmp_path / "labels.nii.gz"), simpleitk_affine(path))
+
+
+@pytest.mark.parametrize("read", [read_volume, read_header])
+def test_scale_in_the_matrix_counts_for_the_extent(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = write_meta(tmp_path / "a.mha", "1e5 0 0 0 1 0 0 0 1")
+    with pytest.raises(CaseError, match=r"the scan is 10 x 11 x 1\.2e\+06 mm .* large; expected a patient"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_volume, read_header])
+def test_nearly_parallel_axes_of_a_metaimage_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = write_meta(tmp_path / "a.mha", "1 0 0 1 1e-8 0 0 0 1")
+    with pytest.raises(CaseError, match=r"axes .* mm are not independent; expected three .* Repair the header"):
+        read(path)
+
+
+@pytest.mark.parametrize("matrix", ["1 0 0 1 0 0 0 0 1", "0 0 0 0 0 0 0 0 0", "nan 0 0 0 1 0 0 0 1"])
+def test_a_singular_matrix_of_a_metaimage_is_refused(tmp_path: Path, matrix: str) -> None:
+    path = write_meta(tmp_path / "a.mha", matrix)
+    with pytest.raises(CaseError, match=r"axes .* mm are not independent"):
+        read_header(path)
+    with pytest.raises(CaseError, match=r"SimpleITK cannot read it .*determinant is 0"):
+        read_volume(path)
 
 
 def test_a_fourth_axis_of_length_one_is_dropped_from_other_formats(tmp_path: Path) -> None:
