@@ -20,6 +20,7 @@ _SPACING_TOLERANCE = 1e-2  # relative; header fields are float32 and tools round
 _LARGEST_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
 _LARGEST_MM = 1e9  # of an affine: beyond it squares overflow before anything can be said about the extent
 _LARGEST_SCALING = 1e30  # what is larger overflows float32 with the voxels
+_LEAST_SLOPE = float(np.finfo(np.float32).tiny)  # NIfTI-2 has doubles; what is smaller loses digits in float32, or is 0
 _UNIT_MM = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; millimetre (2) and unknown (0) are taken as mm
 
 
@@ -107,12 +108,16 @@ def voxel_layout(header: Any, shape_xyz: Shape, path: Path, file_size: int) -> t
 
 
 def scaling(header: Any, path: Path) -> tuple[float, float]:
-    """(slope, intercept); a slope of 0 or NaN means none, as the standard says."""
+    """(slope, intercept); a slope of 0 or NaN means none, as the standard says.
+
+    Raises:
+        CaseError: one of them is too large for float32, or the slope too small.
+    """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
     for name, value in (("scl_slope", slope), ("scl_inter", intercept)):
-        if not abs(value) <= _LARGEST_SCALING:
+        if not abs(value) <= _LARGEST_SCALING or (name == "scl_slope" and abs(value) < _LEAST_SLOPE):
             raise CaseError(f"{path}: {name} is {value}; expected a number that leads to HU. Repair the header")
     return slope, intercept
 

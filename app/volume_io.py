@@ -176,7 +176,7 @@ def _replace_impossible(volume: Volume) -> int:
         air = min(max(air, -largest), largest)
     else:
         limits = np.iinfo(volume.voxels.dtype)
-        air = min(max(round(air), int(limits.min)), int(limits.max))
+        air = round(min(max(air, int(limits.min)), int(limits.max)))  # in this order: an infinite one cannot be rounded
     replaced = 0
     for plane in volume.voxels:
         with np.errstate(over="ignore", invalid="ignore"):

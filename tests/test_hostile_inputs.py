@@ -24,10 +24,13 @@ from tests.conftest import read_label_map, run_app, tiny_label_map, tissue, writ
 ADVICE = ("Copy", "Repair", "Convert", "Split", "Stack", "Remove", "Rename", "Check", "Export", "Give")
 
 
-def scan_bytes(voxels: npt.NDArray[Any] | None = None, edit: Callable[[Any], object] = lambda header: None) -> bytes:
+def scan_bytes(
+    voxels: npt.NDArray[Any] | None = None, edit: Callable[[Any], object] = lambda header: None, version: int = 1
+) -> bytes:
     """An uncompressed NIfTI file."""
+    voxels = tissue() if voxels is None else voxels
     with tempfile.TemporaryDirectory() as folder:
-        return write_scan(Path(folder) / "a.nii", tissue() if voxels is None else voxels, edit=edit).read_bytes()
+        return write_scan(Path(folder) / "a.nii", voxels, version=version, edit=edit).read_bytes()
 
 
 def with_field(field: str, value: object, index: int | None = None) -> bytes:
@@ -40,6 +43,11 @@ def with_field(field: str, value: object, index: int | None = None) -> bytes:
             header[field][index] = value
 
     return scan_bytes(edit=edit)
+
+
+def faint(header: Any) -> None:
+    """A scaling that only doubles can hold: air would be stored as minus infinity."""
+    header["scl_slope"], header["scl_inter"] = 1e-300, 1e20
 
 
 def flipped(content: bytes) -> bytes:
@@ -93,6 +101,10 @@ REFUSED: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "not_packed.nii.gz": (scan_bytes(), ("not a gzip file",)),
     "stub.nii": (scan_bytes()[:100], ("not NIfTI",)),
     "stub2.nii": (b"\x1c\x02\x00\x00" + bytes(400), ("ends within its header", "404 bytes of 540")),
+    "faint.nii": (
+        scan_bytes(edit=faint, version=2),
+        ("scl_slope is 1e-300", "expected a number that leads to HU", "Repair the header"),
+    ),
     "pair.nii": (with_field("magic", b"ni1"), ("magic is b'ni1", "expected a single-file NIfTI")),
     "flat.nii.gz": (gzip.compress(scan_bytes(tissue()[0])), ("2-D image 12x11", "expected 3-D", "Stack the slices")),
     "line.nii": (scan_bytes(tissue()[0, 0]), ("1-D image 12", "expected 3-D")),

@@ -4,6 +4,7 @@ import errno
 import gzip
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import SimpleITK as sitk
 
 from app.errors import CaseError, FolderError
 from app.volume import AIR_HU, Geometry, Vector, Volume
-from app.volume_io import read_header, read_volume, write_label_map
+from app.volume_io import _replace_impossible, read_header, read_volume, write_label_map
 from tests.conftest import Affine, ras_affine, rotated_affine, tissue, write_scan
 
 SHAPE = (10, 11, 12)
@@ -272,6 +273,22 @@ def test_a_scaling_beyond_float32_is_refused(tmp_path: Path, field: str, value: 
 
     with pytest.raises(CaseError, match=rf"{field} is .*; expected a number that leads to HU\. Repair"):
         read_volume(write_scan(tmp_path / "a.nii", tissue(), edit=edit))
+
+
+@pytest.mark.parametrize(("version", "slope"), [(2, 1e-300), (2, -1e-300), (2, 1e-40), (1, 1e-40)])
+def test_a_slope_too_small_for_float32_is_refused(tmp_path: Path, version: int, slope: float) -> None:
+    def edit(header: Any) -> None:
+        header["scl_slope"], header["scl_inter"] = slope, 1e20
+
+    with pytest.raises(CaseError, match=r"scl_slope is .*; expected a number that leads to HU\. Repair"):
+        read_volume(write_scan(tmp_path / "a.nii", tissue(), version=version, edit=edit))
+
+
+def test_air_beyond_any_number_is_the_nearest_voxel() -> None:
+    """Reading refuses such a scaling; should one come through, it must not end the run."""
+    volume = replace(unit_grid(np.int16), slope=1e-300, intercept=1e20)
+    assert _replace_impossible(volume) == volume.voxels.size
+    assert np.all(volume.voxels == -(2**15))
 
 
 def test_a_single_slice_is_a_warning(tmp_path: Path) -> None:
