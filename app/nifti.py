@@ -17,6 +17,7 @@ from isal import igzip, igzip_lib
 from app.errors import CaseError
 from app.nifti_header import (
     affine_ras_mm,
+    forms_agree,
     geometry_from_ras,
     ras_from_geometry,
     read_block,
@@ -151,6 +152,20 @@ def label_header(volume: Volume) -> Any:
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["vox_offset"] = header.template_dtype.itemsize + 4
     return header
+
+
+def shear_warnings(volume: Volume) -> tuple[str, ...]:
+    """One if the label map of a scan that was not NIfTI has a qform, which is a rotation, far from its sform.
+
+    It is written all the same: SimpleITK refuses a sheared sform without a qform ("No orthonormal definition found"),
+    and takes the qform where there is one.
+    """
+    if volume.nifti_header is not None:  # its own forms are kept, and compared in ``affine_ras_mm``
+        return ()
+    header = label_header(volume)
+    if forms_agree(header.get_sform(), header.get_qform(), header):
+        return ()
+    return ("the grid is sheared; programs that read the label map's qform (not its sform) place it elsewhere",)
 
 
 def write_nifti(stream: IO[bytes], header: Any, label_map: LabelArray) -> None:

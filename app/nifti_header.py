@@ -151,7 +151,7 @@ def affine_ras_mm(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], tup
         warnings.append(
             f"spacing is {as_text(lengths)} mm in the affine and {as_text(zooms)} mm in pixdim; the affine is used"
         )
-    if sform is not None and qform is not None and not _agree(sform, qform, header):
+    if sform is not None and qform is not None and not forms_agree(sform, qform, header):
         warnings.append("sform and qform disagree; the sform is used")
     return np.asarray(affine, dtype=np.float64), tuple(warnings)
 
@@ -191,7 +191,7 @@ def _qform(header: Any) -> npt.NDArray[np.float64]:
         return np.full((4, 4), np.nan)
 
 
-def _agree(sform: Array, qform: Array, header: Any) -> bool:
+def forms_agree(sform: Array, qform: Array, header: Any) -> bool:
     """Whether the two put every corner of the grid less than half a voxel apart; NaN agrees with nothing."""
     last = np.maximum(header["dim"][1:4].astype(np.float64) - 1, 1)
     corners = np.array([[i, j, k, 1.0] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])

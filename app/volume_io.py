@@ -13,7 +13,7 @@ from isal import igzip
 from app.atomic_files import atomic_file
 from app.errors import CaseError
 from app.memory_terms import ScanHeader
-from app.nifti import label_header, read_nifti, read_nifti_header, write_nifti
+from app.nifti import label_header, read_nifti, read_nifti_header, shear_warnings, write_nifti
 from app.simpleitk_formats import read_dicom, read_with_simpleitk
 from app.simpleitk_headers import read_header_with_simpleitk
 from app.volume import AIR_HU, Geometry, LabelArray, Volume, as_text
@@ -142,7 +142,7 @@ def _check_extent(geometry: Geometry, path: Path) -> None:
 
 def _checked(volume: Volume, path: Path) -> Volume:
     """The volume with voxels that can be Hounsfield units, or an error."""
-    warnings = list(volume.warnings)
+    warnings = [*volume.warnings, *shear_warnings(volume)]
     if not _holds_only_hu(volume):
         replaced = _replace_impossible(volume)
         if replaced == volume.voxels.size:

@@ -449,6 +449,38 @@ def test_scale_in_the_matrix_of_a_metaimage_is_spacing(
     np.testing.assert_allclose(simpleitk_affine(tmp_path / "labels.nii.gz"), simpleitk_affine(path))
 
 
+SHEARED = "the grid is sheared; programs that read the label map's qform (not its sform) place it elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "warnings"),
+    [
+        ("1 0 0 0.3 1 0 0.5 0 1", (SHEARED,)),
+        ("1 0 0 0.01 1 0 0 0 1", ()),  # a tenth of a millimetre at the far corner
+        ("0 2 0 -1 0 0 0 0 3", ()),
+    ],
+)
+def test_shear_of_a_metaimage_is_kept_in_the_sform_and_said(
+    tmp_path: Path, matrix: str, warnings: tuple[str, ...]
+) -> None:
+    """Without a qform SimpleITK would not open the label map."""
+    path = write_meta(tmp_path / "a.mha", matrix)
+    volume = read_volume(path)
+    assert volume.warnings == warnings
+    write_label_map(tmp_path / "labels.nii.gz", (tissue() > 0).astype(np.uint8), volume)
+    np.testing.assert_allclose(nib.load(tmp_path / "labels.nii.gz").affine, simpleitk_affine(path), atol=1e-5)
+    assert sitk.ReadImage(str(tmp_path / "labels.nii.gz")).GetSize() == (12, 11, 10)
+
+
+def test_shear_of_an_nrrd_is_said(tmp_path: Path) -> None:
+    header = (
+        "NRRD0004\ntype: int16\ndimension: 3\nsizes: 12 11 10\nspace: left-posterior-superior\nencoding: raw\n"
+        "endian: little\nspace directions: (1,0,0) (0.5,2,0) (0,0,3)\nspace origin: (0,0,0)\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + tissue().astype("<i2").tobytes())
+    assert read_volume(tmp_path / "a.nrrd").warnings == (SHEARED,)
+
+
 @pytest.mark.parametrize("read", [read_volume, read_header])
 def test_scale_in_the_matrix_counts_for_the_extent(tmp_path: Path, read: Callable[[Path], object]) -> None:
     path = write_meta(tmp_path / "a.mha", "1e5 0 0 0 1 0 0 0 1")
