@@ -100,8 +100,12 @@ def _load_image(path: Path, names: list[str]) -> Any:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What SimpleITK says, without text of the header: its NRRD reader quotes lines, of which only the step is kept."""
-    lines = str(error).strip().splitlines()
+    """What SimpleITK says, without text of the header: its NRRD reader quotes lines, of which only the step is kept.
+
+    Its MetaImage reader ends with the reason why any call of the system failed last: "No such file or directory" for a
+    file that is there. That is left out.
+    """
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("Reason: ")]
     steps = [step for line in lines if (step := re.match(r"\[nrrd\] (\w+): ", line))]
     return f"at {steps[-1][1]}" if steps else " ".join(lines[1:] or lines)
 

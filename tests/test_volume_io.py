@@ -504,6 +504,15 @@ def test_a_singular_matrix_of_a_metaimage_is_refused(tmp_path: Path, matrix: str
         read_volume(path)
 
 
+@pytest.mark.parametrize("field", ["DimSize = 12 11 10\n", "ElementType = MET_SHORT\n"])
+def test_a_malformed_metaimage_is_not_called_missing(tmp_path: Path, field: str) -> None:
+    path = write_meta(tmp_path / "a.mha", "1 0 0 0 1 0 0 0 1")
+    path.write_bytes(path.read_bytes().replace(field.encode(), b""))
+    assert not (tmp_path / "b.mha").exists()  # leaves an errno behind
+    with pytest.raises(CaseError, match=r"File cannot be read: .*a\.mha for reading\.\); expected a 3-D scan"):
+        read_volume(path)
+
+
 def test_a_fourth_axis_of_length_one_is_dropped_from_other_formats(tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(tissue()[None], isVector=False)
     image.SetSpacing((1.0, 2.0, 3.0, 4.0))
