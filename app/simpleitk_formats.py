@@ -132,7 +132,12 @@ def _volume_from_image(image: Any, path: Path, warnings: tuple[str, ...] = ()) -
 
 
 def _import_simpleitk() -> Any:
-    """SimpleITK without its own warnings, which would go past the log; ``_check_stack`` says what matters of them."""
+    """SimpleITK without ITK's warnings, which would go past the log; ``_check_stack`` says what matters of them.
+
+    MetaIO has no such switch: about a malformed MetaImage it writes lines of its own to stderr ("DimSize required and
+    not defined."), with ``--quiet``, too. They are let through: stderr could only be turned away for the whole process,
+    whose other threads log at the same time.
+    """
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
