@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from app.errors import FolderError, UsageError
@@ -14,6 +15,7 @@ from app.volume_io import NIFTI_SUFFIXES, SIMPLEITK_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
+_FILES_LOOKED_AT = 48  # for DICOM: a folder of thousands of other files costs no more than 48 short reads
 _LONGEST_NAME_BYTES = 255  # of the file systems of Linux
 _PROBE = ".probe.partial"
 _SUFFIXES = (*NIFTI_SUFFIXES, *SIMPLEITK_SUFFIXES)
@@ -150,13 +152,13 @@ def _is_folder(entry: Path) -> bool:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Whether the first file in a folder is DICOM; one that cannot be read may be, and becomes a case that fails."""
+    """Whether one of the first files in a folder is DICOM, after a scanner's or an archive's CONTENTS.txt, say.
+
+    A file that cannot be read may be DICOM: the folder becomes a case that fails.
+    """
     try:
         files = (entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith("."))
-        first = next(files, None)
-        if first is None:
-            return False
-        return holds_dicom_magic(first)
+        return any(holds_dicom_magic(file) for file in islice(files, _FILES_LOOKED_AT))
     except OSError:
         return True
 

@@ -139,7 +139,7 @@ def write_series(
 
     The writer stores (HU + 1000) / 2, as the rescale tags say.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for index in sorted(set(range(slices)) - set(skip)):
@@ -229,6 +229,15 @@ def test_files_that_are_not_dicom_are_counted(tmp_path: Path) -> None:
     volume = read_volume(folder)
     assert volume.voxels.shape == (8, 11, 12)
     assert volume.warnings == ("1 of 9 files in the folder are not DICOM; passed over",)
+
+
+def test_a_series_may_begin_with_files_that_are_not_dicom(tmp_path: Path) -> None:
+    write_series(tmp_path / "scans" / "patient", slices=1)
+    (tmp_path / "scans" / "patient" / "0_CONTENTS.txt").write_text("from the archive")
+    (tmp_path / "scans" / "notes").mkdir()
+    (tmp_path / "scans" / "notes" / "a.txt").write_text("no series")
+    assert found(tmp_path / "scans") == {"patient": "patient.nii.gz"}
+    assert found(tmp_path / "scans" / "patient") == {"patient": "patient.nii.gz"}
 
 
 def test_a_series_in_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
