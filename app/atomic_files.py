@@ -4,7 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -39,6 +39,15 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         raise FolderError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another output folder"
         ) from error
+
+
+def watch_rename(path: Path) -> Callable[[], bool]:
+    """A function that tells whether ``path`` has become another file since, which it does in ``atomic_file``'s rename.
+
+    What ``atomic_file`` raises does not tell: a signal may come, or the folder's flush fail, just after the rename.
+    """
+    before = _identity(path)
+    return lambda: _identity(path) not in (None, before)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,6 +108,15 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode; None if there is no such file. A partial file has them beside those of the file it replaces."""
+    try:
+        state = path.lstat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _partial(path: Path) -> Path:

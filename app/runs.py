@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from app.agreement import agreement_warning
-from app.atomic_files import remove_partial
+from app.atomic_files import remove_partial, watch_rename
 from app.cases import Case
 from app.errors import AppError, CaseError
 from app.loading import Networks
@@ -76,12 +76,14 @@ class _Runner:
                 load_splines(source.plan.interpolation.image_order)
         self._fitter = Fitter(sources, options)
         self._followers = dict(pairwise(cases))
+        self._is_written: Callable[[], bool] = lambda: False
         self.networks, self.scans = Networks(sources, record), Reader()
 
     def run_case(self, case: Case, record: CaseRecord) -> None:
         """Segments a case and fills its record, whichever way it goes; only errors of the whole run are raised."""
         clock = StageClock(case.case_id)
         record.status, record.seconds, record.spans = "failed", clock.seconds, clock.spans
+        self._is_written = lambda: False
         try:
             if case.refusal:
                 raise CaseError(case.refusal)
@@ -103,10 +105,10 @@ class _Runner:
                 case, record, f"{case.input_path}: not enough memory for {shape} voxels. Give it more, or crop the scan"
             )
         except AppError as error:
-            record.error = str(error)
+            self._stop(record, str(error))
             raise
         except KeyboardInterrupt:
-            record.error = "interrupted"
+            self._stop(record, "interrupted")
             raise
 
     def _segment_beside_reading(self, case: Case, record: CaseRecord, clock: StageClock) -> bool:
@@ -153,6 +155,7 @@ class _Runner:
             record.plausibility = examine(scan.overview, label_map, plan.labels, sum(record.volumes_ml.values()))
         for warning in find_warnings(record.plausibility, plan.labels):
             self._warn(case, record, warning)
+        self._is_written = watch_rename(case.output_path)
         with clock.measure("write"):
             write_label_map(case.output_path, label_map, scan.volume)
         clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)
@@ -210,6 +213,13 @@ class _Runner:
     def _fail(self, case: Case, record: CaseRecord, error: str) -> None:
         record.error = error
         logger.error("%s: failed: %s", case.case_id, error)
+
+    def _stop(self, record: CaseRecord, error: str) -> None:
+        """The case during which the run ends has not failed if its label map is there already."""
+        if self._is_written():
+            record.status = "segmented"
+        else:
+            record.error = error
 
     def _warn(self, case: Case, record: CaseRecord, warning: str) -> None:
         record.warnings.append(warning)

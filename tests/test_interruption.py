@@ -156,6 +156,56 @@ def test_a_signal_after_two_networks_were_let_go(tiny_bundle: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
+@pytest.mark.parametrize("moment", ["rename", "flush"])
+def test_a_signal_just_after_the_rename_finds_a_case_that_is_done(
+    files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    replace, fsync = Path.replace, os.fsync
+
+    def rename(source: Path, target: Path) -> Path:
+        renamed = replace(source, target)
+        if moment == "rename" and target.name == "b.nii.gz":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return renamed
+
+    def flush(descriptor: int) -> None:
+        if moment == "flush" and Path(f"/proc/self/fd/{descriptor}").is_dir() and (labels / "b.nii.gz").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        fsync(descriptor)
+
+    labels = tmp_path / "labels"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", rename)
+        patched.setattr(os, "fsync", flush)
+        assert run_app(*files) == 130
+    first = report_in(tmp_path)["cases"]
+    assert [(case["status"], case["error"]) for case in first] == [
+        ("segmented", None),
+        ("segmented", None),
+        ("not_begun", None),
+    ]
+    assert run_app(*files) == 0
+    (earlier,) = report_in(tmp_path)["earlier_runs"]
+    assert earlier["cases"] == first[:2]
+
+
+def test_a_signal_before_the_rename_leaves_the_label_map_of_before(
+    files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def terminate(source: Path, target: Path) -> Path:
+        if target.name == "a.nii.gz":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return replace(source, target)
+
+    assert run_app(*files) == 0
+    monkeypatch.setattr(Path, "replace", terminate)
+    assert run_app(*files[:-1], "--report", tmp_path / "second.json") == 130
+    cases = json.loads((tmp_path / "second.json").read_text())["cases"]
+    assert [(case["status"], case["error"]) for case in cases][:2] == [("failed", "interrupted"), ("not_begun", None)]
+
+
 def test_a_full_disk_is_said_with_what_is_done(
     files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
