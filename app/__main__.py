@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.arguments import build_parser, check_usage
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, EXIT_USAGE, AppError, FolderError, UsageError
 from app.interruption import EXIT_INTERRUPTED, interruptible
 from app.log_format import OneLineFormatter
 from app.machine_limits import processor_limit
 
 if TYPE_CHECKING:
     from app.bundle import Bundle
+    from app.cases import Case
     from app.options import Options
     from app.report import RunRecord
     from app.sources import NetworkSources
@@ -46,19 +47,18 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
     if "numpy" not in sys.modules:  # whose BLAS reads it once, and by itself knows affinity, but no group's quota
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(processor_limit()))
     from app.bundle import load_bundle  # here, so that --help and usage errors cost no imports
-    from app.cases import find_cases, prepare_output_folder, single_case
+    from app.cases import prepare_output_folder
     from app.progress import SilentProgress, TerminalProgress
     from app.report import RunRecord
     from app.runs import run
 
     record = RunRecord(options={key: value for key, value in vars(arguments).items() if value is not None})
+    cases, no_input = _find_cases(arguments)
     if arguments.report:
-        _prepare_report(arguments.report, record, arguments.skip_existing)
+        _prepare_report(arguments, cases, record)
     try:
-        if arguments.input:
-            cases = [single_case(arguments.input, arguments.output)]
-        else:
-            cases = find_cases(arguments.input_dir, arguments.output_dir)
+        if no_input:
+            raise no_input
         prepare_output_folder(cases[0].output_path.parent)
         bundle = load_bundle(arguments.bundle)
         record.bundle = {"folder": str(bundle.folder), "name": bundle.plan.name, **bundle.sha256}
@@ -85,20 +85,48 @@ def _run(arguments: argparse.Namespace, terminal: bool) -> int:
         logger.error("interrupted: %s; --skip-existing goes on from here", record.outcome())
     finally:
         if arguments.report:
-            record.write(arguments.report)
+            _write_report(arguments.report, record)
     return record.exit_code
 
 
-def _prepare_report(path: Path, record: "RunRecord", carry_on: bool) -> None:
-    """Shows mistakes before hours of work; with ``carry_on`` the record continues the one that is there."""
-    from app.cases import check_output_name, prepare_output_folder
+def _find_cases(arguments: argparse.Namespace) -> tuple[list["Case"], FolderError | None]:
+    """The cases, or why there are none, which the report is to tell.
 
+    A UsageError is raised: until the cases are known, the report may be what it must not replace.
+    """
+    from app.cases import Case, find_cases, single_case
+
+    try:
+        if arguments.input:
+            return [single_case(arguments.input, arguments.output)], None
+        return find_cases(arguments.input_dir, arguments.output_dir), None
+    except FolderError as error:
+        case = [Case(arguments.output.name, arguments.input, arguments.output)] if arguments.input else []
+        return case, error
+
+
+def _prepare_report(arguments: argparse.Namespace, cases: list["Case"], record: "RunRecord") -> None:
+    """Shows mistakes before hours of work; with ``--skip-existing`` the record continues the one that is there."""
+    from app.cases import check_output_name, check_report_place, prepare_output_folder
+
+    path = arguments.report
     check_output_name("--report", path)
+    check_report_place(path, cases)
     prepare_output_folder(path.parent)
     if path.is_dir():
         raise UsageError(f"--report {path}: is a folder; expected the name of a file")
-    if carry_on:
+    if arguments.skip_existing:
         record.carry_on(path)
+
+
+def _write_report(path: Path, record: "RunRecord") -> None:
+    """Writes it; if that fails, the run ends with the code of that, unless it ended early for another reason."""
+    try:
+        record.write(path)
+    except FolderError as error:
+        logger.error("%s", error)
+        if record.error is None:
+            record.exit_code = error.exit_code
 
 
 def _options(arguments: argparse.Namespace, bundle: "Bundle", record: "RunRecord") -> "Options":

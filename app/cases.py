@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -104,6 +105,25 @@ def single_case(input_path: Path, output_path: Path) -> Case:
         if output_path.name.endswith(suffix):
             return Case(output_path.name.removesuffix(suffix), input_path, output_path)
     raise AssertionError(output_path)
+
+
+def check_report_place(report: Path, cases: Iterable[Case]) -> None:
+    """Raises UsageError if the report would replace a scan or a label map, or lie among the slices of a series.
+
+    A link in place of a label map is replaced, so that what it leads to is no concern of this run.
+    """
+    places = {_entry(report), os.path.realpath(report)}
+    for case in cases:
+        scan = os.path.realpath(case.input_path)
+        if places & {scan, _entry(case.output_path)}:
+            raise UsageError(f"--report {report}: is the scan or the label map of {case.case_id}; choose another name")
+        if any(Path(place).is_relative_to(scan) for place in places):
+            raise UsageError(f"--report {report}: lies in the DICOM series {case.input_path}; choose another folder")
+
+
+def _entry(path: Path) -> str:
+    """The entry of a folder that the path names, which may be a link."""
+    return str(Path(os.path.realpath(path.parent)) / path.name)
 
 
 def check_output_name(option: str, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from app import __version__
 from app.atomic_files import write_text
 from app.earlier_report import EarlierRun, read_earlier_runs, without_redone
-from app.errors import FolderError
+from app.errors import CaseError, FolderError
 from app.memory import MemoryRecord
 from app.plausibility import Findings
 from app.volume import Shape, Vector
@@ -186,12 +186,19 @@ class RunRecord:
             raise FolderError(f"{path}: cannot be read ({error.strerror or error}); choose another --report") from error
 
     def write(self, path: Path) -> None:
-        """Writes the report as JSON, all at once or not at all."""
+        """Writes the report as JSON, all at once or not at all.
+
+        Raises:
+            FolderError: it cannot be written, or another run is writing it.
+        """
         redone = {case.output for case in self.cases if case.status == "segmented"}
         self.earlier_runs = without_redone(self.earlier_runs, redone)
         self.peak_memory_mib = peak_memory_mib()
         text = json.dumps(asdict(self), indent=2, default=str)
-        write_text(path, text)
+        try:
+            write_text(path, text)
+        except CaseError as error:  # no case failed
+            raise FolderError(str(error)) from error
 
 
 def peak_memory_mib() -> float | None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from app import __version__
+from app.atomic_files import atomic_file
 from tests.conftest import (
     ROOT,
     TINY_LABELS,
@@ -125,6 +126,33 @@ def test_2_for_wrong_usage(arguments: list[str], tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("skip", [(), ("--skip-existing",)])
+@pytest.mark.parametrize("place", ["scans/a_0000.nii.gz", "labels/b.nii.gz", "link", "scans/c/sub/report.json"])
+def test_2_when_the_report_would_replace_a_scan_or_a_label_map(
+    command: list[str], scans: Path, tmp_path: Path, place: str, skip: tuple[str, ...]
+) -> None:
+    (tmp_path / "link").symlink_to(scans / "a_0000.nii.gz")
+    (scans / "c").mkdir()
+    (scans / "c" / "1.dcm").write_bytes(bytes(128) + b"DICM")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run_app(*command, "--report", tmp_path / place, *skip) == 2
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "missing.nii.gz", "notes.txt"])
+def test_2_when_the_report_of_one_case_would_replace_a_file_of_it(scans: Path, tiny_bundle: Path, name: str) -> None:
+    """Also where the case is a mistake itself."""
+    scan = (scans / "a_0000.nii.gz").rename(scans / "scan.nii.gz").read_bytes()
+    (scans / "labels.nii.gz").write_bytes(b"labels")
+    (scans / "notes.txt").write_text("notes")
+    files = ("--input", scans / name, "--output", scans / "labels.nii.gz", "--bundle", tiny_bundle)
+    assert run_app(*files, "--report", scans / "labels.nii.gz") == 2
+    assert run_app(*files, "--report", scans / name) == 2
+    assert (scans / "labels.nii.gz").read_bytes() == b"labels"
+    assert (scans / "notes.txt").read_text() == "notes"
+    assert (scans / "scan.nii.gz").read_bytes() == scan
+
+
 def test_2_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app("--input-dir", "x") == 2
     assert "expected --input-dir with --output-dir, or --input with --output; see --help" in capsys.readouterr().err
@@ -166,6 +194,31 @@ def test_3_when_the_report_cannot_be_written(scans: Path, tmp_path: Path, tiny_b
     files = ("--input-dir", scans, "--output-dir", tmp_path / "labels", "--report", "/proc/report.json")
     assert run_app(*files, "--bundle", tiny_bundle) == 3
     assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize("outcome", [0, 130])
+def test_a_report_folder_that_vanishes_is_3_unless_the_run_was_interrupted(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: int,
+) -> None:
+    def vanish(*_arguments: object) -> None:
+        (tmp_path / "reports").rmdir()
+        if outcome:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.runs.run", vanish)
+    assert run_app(*command, "--report", tmp_path / "reports" / "r.json") == (outcome or 3)
+    assert "r.json: cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+def test_3_when_another_run_is_writing_the_report(command: list[str], tmp_path: Path) -> None:
+    """No case has failed: all label maps are there."""
+    with atomic_file(tmp_path / "report.json"):
+        assert run_app(*command) == 3
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a.nii.gz", "b.nii.gz"]
 
 
 @pytest.fixture
