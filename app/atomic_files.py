@@ -4,6 +4,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import IO
 from app.errors import CaseError, FolderError
 
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # by some network file systems
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
+_MOMENT_S = 0.05
 
 
 @contextmanager
@@ -56,23 +60,26 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def remove_partial(path: Path) -> None:
-    """Removes what a killed run left of ``path``, but not what another run is writing.
+def remove_partials(folder: Path) -> None:
+    """Removes what killed runs left in a folder, whatever they were writing, but not what another run is writing.
 
-    Raises:
-        FolderError: the folder cannot be written.
+    What cannot be removed stays, as a file of another user's: it is in nobody's way. So does all of it where there are
+    no locks, since nobody can tell there who is writing.
     """
-    partial = _partial(path)
-    try:  # opened for writing: NFS locks no others
-        if partial.is_symlink():  # nothing that this app makes
-            partial.unlink()
-        with suppress(FileNotFoundError), partial.open("r+b") as left_behind:
-            if _lock(left_behind.fileno()):
-                partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise FolderError(
-            f"{path.parent}: cannot be written ({error.strerror or error}); choose another output folder"
-        ) from error
+    with suppress(OSError):
+        for partial in [entry for entry in folder.iterdir() if _PARTIAL.fullmatch(entry.name)]:
+            with suppress(OSError):
+                _remove_if_abandoned(partial)
+
+
+def _remove_if_abandoned(partial: Path) -> None:
+    if partial.is_symlink():  # nothing that this app makes
+        partial.unlink()
+    elif partial.is_file():
+        with partial.open("r+b") as left_behind:  # for writing: NFS locks no others
+            fcntl.flock(left_behind, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(partial, left_behind.fileno()):
+                partial.unlink()
 
 
 def _open_locked(partial: Path, path: Path) -> IO[bytes]:
@@ -80,7 +87,7 @@ def _open_locked(partial: Path, path: Path) -> IO[bytes]:
     while True:
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            if not _lock(descriptor):
+            if not _lock(descriptor) and not _lock_in_a_moment(descriptor):
                 raise CaseError(f"{path}: another run is writing it; expected to be alone. Wait for it, or end it")
             if _is_still(partial, descriptor):
                 os.ftruncate(descriptor, 0)
@@ -101,6 +108,12 @@ def _lock(descriptor: int) -> bool:
         if error.errno not in _NOT_SUPPORTED:
             raise
     return True
+
+
+def _lock_in_a_moment(descriptor: int) -> bool:
+    """For a file that was just made: a run that begins locks it while it looks at what killed runs left."""
+    time.sleep(_MOMENT_S)
+    return _lock(descriptor)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

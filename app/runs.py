@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from app.agreement import agreement_warning
-from app.atomic_files import remove_partial, watch_rename
+from app.atomic_files import remove_partials, watch_rename
 from app.cases import Case
 from app.errors import AppError, CaseError
 from app.loading import Networks
@@ -42,8 +42,8 @@ def run(
     """
     start = time.perf_counter()
     return_freed_arrays()
-    for case in cases:
-        remove_partial(case.output_path)
+    for folder in {case.output_path.parent for case in cases}:
+        remove_partials(folder)
     record.cases = [
         CaseRecord(case.case_id, str(case.input_path), str(case.output_path), status="not_begun") for case in cases
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.atomic_files import atomic_file, remove_partial
+from app.atomic_files import atomic_file, remove_partials
 from app.errors import CaseError, FolderError
 
 
@@ -22,7 +22,7 @@ def test_a_second_writer_is_refused_and_the_first_one_unharmed(tmp_path: Path) -
         stream.write(b"first")
         with pytest.raises(CaseError, match=r"a\.nii\.gz: another run is writing it"), atomic_file(path) as second:
             second.write(b"second")
-        remove_partial(path)
+        remove_partials(path.parent)
         assert len(partials(tmp_path)) == 1
     assert path.read_bytes() == b"first"
     assert partials(tmp_path) == []
@@ -39,8 +39,43 @@ def test_what_a_killed_run_left_is_overwritten_or_removed(tmp_path: Path) -> Non
         stream.write(b"whole")
     assert path.read_bytes() == b"whole"
     left.write_bytes(b"left again")
-    remove_partial(path)
+    remove_partials(path.parent)
     assert [each.name for each in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_partial_files_of_other_names_are_removed_too_but_nothing_else(tmp_path: Path) -> None:
+    """Each of FLARE's containers has one case: what the first one left, the second one knows no name for."""
+    (tmp_path / ".0123456789abcdef.partial").write_bytes(b"left")
+    others = [".0123456789abcdef.partial.gz", ".0123456789ABCDEF.partial", ".probe.partial", "a.partial"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"not ours")
+    (tmp_path / ".fedcba9876543210.partial").mkdir()
+    with atomic_file(tmp_path / "b.nii.gz") as stream:
+        (held,) = (path for path in partials(tmp_path) if path.is_file() and not path.read_bytes())
+        remove_partials(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {*others, ".fedcba9876543210.partial", held.name}
+        stream.write(b"whole")
+    assert (tmp_path / "b.nii.gz").read_bytes() == b"whole"
+    remove_partials(tmp_path / "nowhere")
+
+
+def test_a_writer_waits_while_another_run_looks_at_its_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with atomic_file(tmp_path / "a"):
+        (partial,) = partials(tmp_path)
+    (tmp_path / "a").rename(partial)
+    looking = partial.open("r+b")
+    fcntl.flock(looking, fcntl.LOCK_EX)
+
+    def removed_meanwhile(_seconds: float) -> None:
+        partial.unlink()
+        looking.close()
+
+    monkeypatch.setattr("app.atomic_files.time.sleep", removed_meanwhile)
+    with atomic_file(tmp_path / "a") as stream:
+        stream.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
 
 
 def test_a_link_in_place_of_the_partial_file_is_not_followed(tmp_path: Path) -> None:
@@ -55,7 +90,7 @@ def test_a_link_in_place_of_the_partial_file_is_not_followed(tmp_path: Path) -> 
     with pytest.raises(FolderError, match="symbolic links"), atomic_file(path) as stream:
         stream.write(b"y")
     assert treasure.read_bytes() == b"mine"
-    remove_partial(path)
+    remove_partials(path.parent)
     assert not left.is_symlink()
 
 
@@ -76,6 +111,7 @@ def test_a_file_system_without_locks_and_folder_flushes_will_do(
     monkeypatch.setattr(fcntl, "flock", no_lock)
     monkeypatch.setattr(os, "fsync", files_only)
     with atomic_file(tmp_path / "a") as stream:
+        remove_partials(tmp_path)  # which may be another run's
         stream.write(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
 
