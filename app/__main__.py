@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,9 +194,23 @@ def _configure_logging(verbose: bool, quiet: bool, terminal: bool) -> None:
         logger.setLevel(logging.WARNING if terminal else logging.INFO)
 
 
+def _open_closed_streams() -> None:
+    """Opens what the process was started without (``>&-``) on the null device.
+
+    Else the next file that is opened, a label map, has the number of stderr, and what native code prints goes into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # each takes the lowest that is free
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", errors="backslashreplace", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+
+
 if __name__ == "__main__":
+    _open_closed_streams()
     code = main()
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody listens any more, which is not the run's failure
+            stream.flush()
     os._exit(code)  # measured: OpenVINO's own clean-up takes 0.1 s after all files are closed

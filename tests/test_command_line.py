@@ -88,6 +88,15 @@ def test_equal_runs_give_equal_bytes(command: list[str], tmp_path: Path) -> None
     assert contents[0] == contents[1]
 
 
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full", "2>&1 | true"])
+def test_closed_streams_do_not_change_the_exit_code(command: list[str], tmp_path: Path, closing: str) -> None:
+    line = f'set -o pipefail; "$@" {closing}'
+    started = ["bash", "-c", line, "bash", sys.executable, "-m", "app", *command]
+    done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, report_in(tmp_path)["exit_code"]) == (0, 0), done.stderr
+    assert np.array_equal(read_label_map(tmp_path / "labels" / "b.nii.gz"), tiny_label_map(tissue(seed=2)))
+
+
 def test_1_when_some_case_fails(command: list[str], scans: Path, tmp_path: Path) -> None:
     (scans / "0_first.nii.gz").write_bytes(b"")
     done = python_m_app(*command)
