@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.atomic_files import write_text
 from app.backends import network_source
 from app.bundle import Bundle, load_bundle
-from app.cases import prepare_output_folder, single_case
+from app.cases import single_case
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, CaseError, FolderError, UsageError
 from app.machine_limits import processor_limit
 from app.options import Options
@@ -30,6 +29,7 @@ from app.runs import run
 from app.sliding_window import Predictor
 from app.sources import NetworkSource, NetworkSources
 from app.volume import Float32Array
+from tools.check_records import prepare_record, write_record
 from tools.exit_codes import error_kind, exit_code_of
 from tools.machine import machine_facts
 
@@ -109,9 +109,7 @@ def _check(arguments: argparse.Namespace, words: list[str]) -> int:
     if missing := [str(scan) for scan in arguments.scans if not scan.exists()]:
         raise FolderError(f"{', '.join(missing)}: no such scan")
     if arguments.out:
-        if arguments.out.suffix == ".md":
-            raise UsageError(f"--out {arguments.out}: expected FILE.json; its table goes into FILE.md")
-        prepare_output_folder(arguments.out.parent)
+        prepare_record(arguments.out)
     arguments.mode = arguments.mode or bundle.plan.mode
     if arguments.measure:
         print(json.dumps(asdict(_measure(arguments))))
@@ -132,8 +130,7 @@ def _check(arguments: argparse.Namespace, words: list[str]) -> int:
     table = markdown(record)
     print(table, end="")
     if arguments.out:
-        write_text(arguments.out, json.dumps(record, indent=1) + "\n")
-        write_text(arguments.out.with_suffix(".md"), table)
+        write_record(arguments.out, record, table)
     holds = all(abs(found["deviation"]) <= _LARGEST_DEVIATION for found in comparisons)
     return EXIT_OK if holds and len(comparisons) == len(groups) else EXIT_CASE_FAILED
 

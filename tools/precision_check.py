@@ -5,7 +5,6 @@ not the time. It holds if every organ of which either label map shows more than 
 """
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -13,10 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
-from app.cases import prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK
+from tools.check_records import prepare_record, write_record
 from tools.exit_codes import error_kind, exit_code_of
 from tools.machine import has_bf16, machine_facts
 from tools.parity.compare import compare_label_maps
@@ -35,10 +33,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace, command: list[str]) -> int:
-    if arguments.out.suffix == ".md":
-        raise UsageError(f"--out {arguments.out}: expected FILE.json; its table goes into FILE.md")
+    prepare_record(arguments.out)
     bundle = load_bundle(arguments.bundle)
-    prepare_output_folder(arguments.out.parent)
     with TemporaryDirectory() as work:
         fp32, bf16 = Path(work) / "fp32", Path(work) / "bf16"
         complete = [_segment(arguments, folder.name, folder) for folder in (fp32, bf16)]
@@ -55,8 +51,7 @@ def _check(arguments: argparse.Namespace, command: list[str]) -> int:
         "rows": rows,
     }
     table = markdown(record)
-    write_text(arguments.out, json.dumps(record, indent=1) + "\n")
-    write_text(arguments.out.with_suffix(".md"), table)
+    write_record(arguments.out, record, table)
     print(table)
     worst = [row["worst"]["dsc"] for row in rows if row["worst"]]
     holds = all(complete) and bool(worst) and min(worst) >= _LEAST_DSC

@@ -7,7 +7,6 @@ and how well label maps agree with it.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from app.agreement import organ_agreement
-from app.atomic_files import write_text
 from app.backends import create_predictor
 from app.bundle import Bundle, load_bundle
-from app.cases import prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError, FolderError, UsageError
 from app.options import Options
 from app.orientation import axis_map_to_lps
@@ -34,6 +31,7 @@ from app.report import StageClock
 from app.sliding_window import Predictor
 from app.volume import Float32Array, LabelArray, Volume
 from app.volume_io import read_volume
+from tools.check_records import prepare_record, write_record
 from tools.evaluate.geometry import first_unequal_field
 from tools.evaluate.label_maps import read_label_map
 from tools.evaluate.metrics import dice
@@ -212,15 +210,13 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
     scans = sorted({path for paths in found_by_name.values() for path in paths})
     if arguments.labels and not arguments.labels.is_dir():
         raise FolderError(f"{arguments.labels}: no such folder; expected label maps X.nii.gz")
-    if arguments.out.suffix == ".md":
-        raise UsageError(f"--out {arguments.out}: expected FILE.json; its table goes into FILE.md")
+    prepare_record(arguments.out)
     bundle = load_bundle(arguments.bundle)
     if bundle.plan.orientation != "LPS" or not bundle.plan.can_be_cropped:
         raise UsageError(
             f"{arguments.bundle}: shortcuts are for bundles whose orientation is LPS, without crop_to_nonzero and with "
             "transpose_forward [0, 1, 2]"
         )
-    prepare_output_folder(arguments.out.parent)
     check = _Check(bundle, arguments.precision)
     rows: list[dict[str, Any]] = []
     record = {
@@ -249,10 +245,8 @@ def _measure(arguments: argparse.Namespace, command: list[str]) -> int:
         rows += [asdict(row) for row in found]
     if not rows:
         return EXIT_CASE_FAILED
-    table = arguments.out.with_suffix(".md")
-    write_text(arguments.out, json.dumps(record, indent=1) + "\n")
-    write_text(table, markdown(record))
-    print(table)
+    write_record(arguments.out, record, markdown(record))
+    print(arguments.out.with_suffix(".md"))
     return EXIT_CASE_FAILED if failed else EXIT_OK
 
 
