@@ -67,6 +67,8 @@ def _prepare(
             region = find_region(volume, plan, options.crop, options.spacing, locator)
     with clock.measure("preprocess"):
         image, record = preprocess(volume, plan, options.spacing, region)
+    if options.crop != "none":
+        clock.log("locate", record.cropped_shape_zyx, record.oriented.spacing_zyx_mm)
     clock.log("preprocess", record.grid.shape_zyx, record.grid.target_zyx_mm)
     return image, record
 

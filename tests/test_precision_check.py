@@ -81,6 +81,14 @@ def test_an_organ_of_over_1_ml_has_to_agree(
     assert f"Below 0.995: {shift} of 1 organs" in text
 
 
+def test_a_scan_that_fails_is_named(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scans" / "b_0000.nii.gz").touch()
+    pretend(monkeypatch, 0, 1)
+    assert main(arguments) == 1
+    assert json.loads((tmp_path / "out" / "check.json").read_text())["failed"] == ["b"]
+    assert "Not segmented in both precisions, and so not compared: b." in (tmp_path / "out" / "check.md").read_text()
+
+
 def test_a_run_that_fails_as_a_whole_is_said(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

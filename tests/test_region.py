@@ -1,6 +1,7 @@
 """The box that is segmented: what bounds it, how it grows, and that the label map comes back in its place."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,7 +225,9 @@ def located_bundle(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_bundle_with_a_locator_crops_by_itself(located_bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_with_a_locator_crops_by_itself(
+    located_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     voxels = np.full((60, 80, 90), -100, dtype=np.int16)
     voxels[20:40, 20:60, 30:60] = tissue((20, 40, 30))
     source = write_scan(tmp_path / "scan.nii.gz", voxels)
@@ -234,6 +237,8 @@ def test_a_bundle_with_a_locator_crops_by_itself(located_bundle: Path, tmp_path:
         assert main([*arguments, "fp32", "--report", str(report), "--crop", crop]) == 0
         found = np.asarray(nib.load(out).dataobj).transpose(2, 1, 0)
         assert np.array_equal(found, tiny_label_map(voxels))
+    (line,) = (record.getMessage() for record in caplog.records if " locate " in record.getMessage())  # of the first
+    assert re.fullmatch(r"bundle: locate 40x72x80 at 3x2x1 mm \(z, y, x\), \d\.\d\d s", line)
     cropped, whole = (json.loads((tmp_path / f"{crop}.json").read_text()) for crop in ("bundle", "none"))
     assert (cropped["options"]["crop"], whole["options"]["crop"]) == ("organs", "none")
     assert cropped["cases"][0]["windows"] < whole["cases"][0]["windows"]

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from app.bundle import Bundle, load_bundle
+from app.cases import find_cases
 from app.errors import EXIT_CASE_FAILED, EXIT_OK
 from tools.check_records import prepare_record, write_record
 from tools.exit_codes import error_kind, exit_code_of
@@ -40,6 +41,7 @@ def _check(arguments: argparse.Namespace, command: list[str]) -> int:
         complete = [_segment(arguments, folder.name, folder) for folder in (fp32, bf16)]
         both = sorted({path.name for path in fp32.glob("*.nii.gz")} & {path.name for path in bf16.glob("*.nii.gz")})
         rows = [_compare(fp32 / name, bf16 / name, bundle) for name in both]
+        cases = [case.case_id for case in find_cases(arguments.scans, fp32)]
     record = {
         "schema_version": 1,
         "command": shlex.join(["python", "-m", "tools.precision_check", *command]),
@@ -49,6 +51,7 @@ def _check(arguments: argparse.Namespace, command: list[str]) -> int:
         "imitated": not has_bf16(),
         "organs": list(bundle.plan.labels),
         "rows": rows,
+        "failed": sorted(set(cases) - {row["scan"] for row in rows}),
     }
     table = markdown(record)
     write_record(arguments.out, record, table)
@@ -107,6 +110,8 @@ def markdown(record: dict[str, Any]) -> str:
     scores = [each["dsc"] for row in rows for each in row["organs"].values() if _is_large(each)]
     below = sum(score < _LEAST_DSC for score in scores)
     lines += ["", f"Below {_LEAST_DSC}: {below} of {len(scores)} organs of over 1 ml in either label map."]
+    if failed := record.get("failed"):
+        lines += ["", f"Not segmented in both precisions, and so not compared: {', '.join(failed)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import cache
 from threading import Lock
 from typing import Any, Literal
 
@@ -72,9 +73,7 @@ class OpenVinoPredictor:
         if compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != _HINTS[precision]:
             raise DeviceError(f"this CPU does not calculate in {precision}; use --precision fp32")
         if precision == "bf16" and "BF16" not in capabilities:
-            logger.warning(
-                "this CPU has no instructions for bf16, OpenVINO imitates them: slower than --precision fp32"
-            )
+            _warn_of_imitation()
 
     def predict(self, tile: Float32Array) -> Float32Array:
         """See ``Predictor.predict``; the result lies in OpenVINO's own memory.
@@ -95,6 +94,12 @@ class OpenVinoPredictor:
             raise CaseError(f"OpenVINO failed on a window ({str(error).strip().splitlines()[-1]})") from error
         logits: Float32Array = found.reshape(-1, *tile.shape)
         return logits
+
+
+@cache
+def _warn_of_imitation() -> None:
+    """Once for the process, though every network of a run imitates."""
+    logger.warning("this CPU has no instructions for bf16, OpenVINO imitates them: slower than --precision fp32")
 
 
 def _share_kernels(request: Any, kernels: list[Any]) -> None:

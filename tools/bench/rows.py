@@ -138,8 +138,8 @@ def _tiled(precisions: Sequence[Precision]) -> list[Row]:
     rows = [Row(group, "default", "window", precision=precision) for precision in precisions]
     for scan in ("ct_007_tiled_160", "ct_007_tiled_1200"):
         for precision in precisions:
-            rows.append(Row(group, "default", "app", scan, precision, "fastest"))
-            rows.append(Row(group, "default", "app", scan, precision, "normal", heavy=precision == "fp32"))
+            rows.append(Row(group, "default", "app", scan, precision, "normal"))
+            rows.append(Row(group, "default", "app", scan, precision, "fastest", heavy=True))
             rows.append(Row(group, "default", "app", scan, precision, "fastest", spacing="off", heavy=True))
         rows.append(Row(group, "default", "v1", scan, mode="fastest", heavy=True))
     return rows

@@ -126,7 +126,7 @@ def _tiled(rows: Rows) -> list[Target]:
     """Growth of the network stage's seconds per window, of run k against run k."""
     targets = []
     for precision in ("fp32", "bf16"):
-        short, long = (f"default/ct_007_tiled_{slices}/app-{precision}-fastest" for slices in (160, 1200))
+        short, long = (f"default/ct_007_tiled_{slices}/app-{precision}-normal" for slices in (160, 1200))
         pairs = pair_by_pair(rows.get(long), rows.get(short))
         value = middle(_window_s(large) / _window_s(small) for large, small in pairs)
         name = f"default bundle: network seconds per window in {precision}, 1200 / 160 tiled slices"
