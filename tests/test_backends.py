@@ -356,7 +356,6 @@ def test_openvino_precision_is_always_set(
     """On any CPU: the network is compiled in fp32 and told to be in what was asked for."""
     import openvino
 
-
     monkeypatch.setattr(openvino_cpu, "is_fast_in_bf16", lambda: fast)
 
     hints: list[str] = []

@@ -220,6 +220,27 @@ def test_contrast_phase_brings_organs_to_the_curve() -> None:
         np.testing.assert_array_equal(found[body], image[body])
 
 
+def test_gas_and_fat_do_not_count_in_an_organs_mean() -> None:
+    image = torch.tensor([[[40.0, -200, 50, -100]], [[60, -200, -200, -200]]])
+    label = torch.tensor([[[1, 1, 1, 1]], [[2, 2, 3, 0]]], dtype=torch.uint8)
+    np.testing.assert_array_equal(ct_effects.tissue_means(image, label, 5, -30)[1:], [45, 60, np.nan, np.nan])
+
+
+def test_contrast_brings_the_wall_of_a_hollow_organ_to_the_curve() -> None:
+    """Half of the right kidney is gas here: what is not ends on the curve, as the left one does, which shares its
+    patient's spread."""
+    plan = replace(WITHOUT, contrast_phase_probability=1)
+    image, label = two_kidneys()
+    gas = (label == 2) & (np.indices(label.shape).sum(axis=0) % 2 == 0)
+    image[gas] = LOW
+    augmenter = Augmenter(plan, app_plan(), (40, 48, 56))
+    shifts = augmenter._draw_organ_shifts(
+        torch.tensor(image), torch.tensor(label), True, False, np.random.default_rng(0)
+    )
+    right, left = (image[(label == organ) & ~gas].mean() + shifts[organ] for organ in (2, 13))
+    assert right == pytest.approx(left, abs=0.02)
+
+
 def test_unlabelled_scans_are_not_given_another_contrast() -> None:
     plan = replace(WITHOUT, contrast_phase_probability=1, organ_hu_probability=1)
     found, moved = augment(plan, 0, labelled=False)

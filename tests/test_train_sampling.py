@@ -180,13 +180,26 @@ def _is_part(image: Float32Array, label: LabelArray, whole: Float32Array, organs
 def test_a_third_is_centred_on_organs_and_small_ones_as_often(cases: list[CaseCache]) -> None:
     """The liver has 2880 voxels and the kidney one. Nine of forty draws at least: binomial(40, 1/2) is below 9 in one
     of 10,000 seeds."""
-    plan = train_plan(train_patch_size=(16, 16, 16))
+    plan = train_plan(train_patch_size=(16, 16, 16), foreground_part=1 / 3)
     labels = torch.stack([batch.label for batch in first_batches(cases, plan, 40)])
     centres = labels[:, :, 8, 8, 8]
     organs, counts = np.unique(centres[:, 0], return_counts=True)
     assert organs.tolist() == [1, 2]
     assert counts.min() >= 9
     assert (centres[:, 1:] == 0).any()
+
+
+def test_of_a_fraction_chance_decides(cases: list[CaseCache]) -> None:
+    """Of 200 batches of one patch 66 with a deviation of 7: outside of 40 to 95 in one of 10,000 seeds; places in the
+    body hit an organ seldom, and none lies at the centre if no patch is centred on one."""
+    on_organ = []
+    for part in (0.0, 0.33, 1.0):
+        plan = train_plan(train_patch_size=(16, 16, 16), labelled_batch=1, foreground_part=part)
+        labels = torch.stack([batch.label for batch in first_batches(cases, plan, 200)])
+        on_organ.append(int((labels[:, 0, 8, 8, 8] > 0).sum()))
+    elsewhere, third, all_of_them = on_organ
+    assert all_of_them == 200
+    assert 40 <= third - elsewhere * 2 // 3 <= 95
 
 
 def test_unlabelled_scans_are_sampled_in_the_body(cases: list[CaseCache]) -> None:

@@ -31,6 +31,7 @@ _PHASES_HU = {
 }
 PHASES = 4
 SPREAD_HU = 15.0  # of an organ's mean among patients: a guess; fat makes livers and pancreases darker still
+TISSUE_HU = -30.0  # below is what takes up no contrast in any organ's label: gas, and fat that noisy labels hold
 _EDGE_HU = 60.0  # over this much above the lower clip value an effect on tissue fades in; below is air, clipped
 _KERNEL_SIGMA = 0.8  # voxels; at 2 mm that parts what a soft kernel drops from what it keeps
 
@@ -49,11 +50,22 @@ def phase_hu(organs: Sequence[str], phase: float) -> npt.NDArray[np.float64]:
     return values
 
 
-def organ_means(image: Tensor, label: Tensor, classes: int) -> npt.NDArray[np.float64]:
-    """Mean of the image over each class, NaN for a class that is not in the patch."""
-    flat = label.flatten().int()
+def spread_hu(organs: Sequence[str], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """How far each organ of a patient is from the mean of ``phase_hu``: normal, ``SPREAD_HU`` wide; pairs share it."""
+    pairs = [organ.lower().removeprefix("left ").removeprefix("right ") for organ in organs]
+    drawn = rng.normal(0, SPREAD_HU, len(organs))
+    return drawn[[pairs.index(organ) for organ in pairs]]
+
+
+def tissue_means(image: Tensor, label: Tensor, classes: int, above: float) -> npt.NDArray[np.float64]:
+    """Mean over each class's voxels above a value; NaN for a class of which the patch shows none.
+
+    A duodenum of wall at 40 HU and gas at -200 HU, half and half, seen above -30 HU: 40, not -80.
+    """
+    tissue = (image > above).flatten()
+    flat = label.flatten()[tissue].int()
     counts = torch.bincount(flat, minlength=classes).double()
-    sums = torch.bincount(flat, weights=image.flatten(), minlength=classes).double()
+    sums = torch.bincount(flat, weights=image.flatten()[tissue], minlength=classes).double()
     means: npt.NDArray[np.float64] = (sums / counts).numpy()
     return means
 

@@ -30,7 +30,7 @@ class TrainPlan:
         app: what inference gets; the cache is made with it, so training and inference see the same image.
         train_patch_size: voxels (z, y, x) of a training patch; may be smaller than inference's.
         labelled_batch, unlabelled_batch: patches an iteration.
-        foreground_part: least part of a labelled batch that is centred on an organ (nnU-Net 0.33).
+        foreground_part: of a labelled batch, centred on an organ, on average if that is no whole number (nnU-Net 0.33).
         labelled_as_unlabelled: whether unlabelled batches also draw from labelled scans.
         epochs, iterations_per_epoch: the paper's 1000 x 250.
         ramp_up_epochs: epochs over which the consistency weight rises linearly from 0.

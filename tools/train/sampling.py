@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -126,18 +125,21 @@ class BatchMaker:
     def __call__(self, number: int) -> Arrays:
         """(image, label, annotated) of a batch, as in ``Batch``."""
         size = self._plan.labelled_batch if self._labelled else self._plan.unlabelled_batch
-        on_organs = ceil(size * self._plan.foreground_part) if self._labelled else 0
-        samples = [self._sample(number, place, place < on_organs) for place in range(size)]
+        on_organs = size * self._plan.foreground_part if self._labelled else 0
+        samples = [self._sample(number, place, on_organs - place) for place in range(size)]
         images, labels, annotated = (np.stack(part) for part in zip(*samples, strict=True))
         if self._flat:
             images, labels = images[:, 0], labels[:, 0]
         return images[:, None], labels, annotated
 
-    def _sample(self, number: int, place: int, on_organ: bool) -> Arrays:
-        """One sample: organs (every one as often), then scans that show it, then its voxels; or a place in the body."""
+    def _sample(self, number: int, place: int, on_organ: float) -> Arrays:
+        """One sample: organs (every one as often), then scans that show it, then its voxels; or a place in the body.
+
+        ``on_organ`` is the probability of the first, for sure from 1 on.
+        """
         key = (int(self._labelled), self._rank, number, place)
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
-        if on_organ and self._showing:
+        if rng.random() < on_organ and self._showing:
             organ = list(self._showing)[int(rng.integers(len(self._showing)))]
             case = self._showing[organ][int(rng.integers(len(self._showing[organ])))]
             voxels = case.foreground[organ]

@@ -110,9 +110,10 @@ class Augmenter:
         shifts = np.zeros(classes)
         if phase:
             hu = ct_effects.phase_hu(organs, rng.uniform(0, ct_effects.PHASES - 1))
-            hu += rng.normal(0, ct_effects.SPREAD_HU, len(organs))
+            hu += ct_effects.spread_hu(organs, rng)
             target = (np.clip(hu, *intensity.clip_hu) - intensity.subtract_hu) * self._per_hu
-            shifts[1:] = np.nan_to_num(target - ct_effects.organ_means(image, label, classes)[1:])
+            means = ct_effects.tissue_means(image, label, classes, intensity.normalised(ct_effects.TISSUE_HU))
+            shifts[1:] = np.nan_to_num(target - means[1:])
         if organ_hu:
             shifts[1:] += rng.uniform(-1, 1, len(organs)) * self._plan.organ_hu_shift * self._per_hu
         return shifts
