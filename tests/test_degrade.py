@@ -105,6 +105,22 @@ def test_noise_of_air_cannot_be_told() -> None:
         noise_hu(ct((4, 9, 9), hu=-1000))
 
 
+@pytest.mark.parametrize("padding", [-2000, 0, 1, 50])
+def test_padding_shows_no_noise(padding: int) -> None:
+    """Three quarters of the slice are of one value that soft tissue could have."""
+    scan = ct((4, 120, 120), hu=padding)
+    scan.voxels_hu[:, 30:90, 30:90] = np.rint(np.random.default_rng(1).normal(50, 14, (4, 60, 60)))
+    assert noise_hu(scan) == pytest.approx(14, rel=0.08)
+
+
+def test_a_scan_without_noise_has_none_to_double() -> None:
+    """A body of one value in air; its edges are no noise."""
+    scan = ct((4, 80, 80), hu=-1000)
+    scan.voxels_hu[:, 20:60, 20:60] = 50
+    with pytest.raises(NotApplicable, match="no soft tissue with noise in it"):
+        degrade(scan, "quarter-dose")
+
+
 def test_a_seed_decides_the_noise() -> None:
     scan = ct((4, 40, 40), hu=40)
     scan.voxels_hu[:] += np.random.default_rng(0).integers(-20, 20, scan.voxels_hu.shape).astype(np.int16)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import ceil, cos, floor, radians, sin
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from app.errors import CaseError
@@ -82,22 +83,34 @@ def reduce_dose(ct: Ct, dose: float, random: np.random.Generator) -> Ct:
 def noise_hu(ct: Ct) -> float:
     """The scan's own noise: the most frequent standard deviation within small squares of soft tissue, in HU.
 
-    After the global noise level of Christianson et al. (AJR 2015;205:W93-W99); squares of about 6 mm here.
+    After the global noise level of Christianson et al. (AJR 2015;205:W93-W99); squares of about 6 mm here. Squares of
+    one value, as padding has them, show no noise, and those that overlap them show edges: they do not count.
+
+    Raises:
+        NotApplicable: no square is left.
     """
     _, y_mm, x_mm = ct.geometry.spacing_zyx_mm
     sides = [max(3, round(_NOISE_WINDOW_MM / length) // 2 * 2 + 1) for length in (y_mm, x_mm)]
     samples = sides[0] * sides[1]
     found = []
-    for plane in ct.voxels_hu[:: max(1, len(ct.voxels_hu) // _NOISE_PLANES)].astype(np.float64):
+    for whole_hu in ct.voxels_hu[:: max(1, len(ct.voxels_hu) // _NOISE_PLANES)]:
+        plane = whole_hu.astype(np.float64)
         mean = ndimage.uniform_filter(plane, sides)
         variance = ndimage.uniform_filter(plane * plane, sides) - mean * mean
-        inside = (mean > _SOFT_TISSUE_HU[0]) & (mean < _SOFT_TISSUE_HU[1])
+        inside = (mean > _SOFT_TISSUE_HU[0]) & (mean < _SOFT_TISSUE_HU[1]) & ~_overlaps_one_value(whole_hu, sides)
         found.append(np.sqrt(np.maximum(variance[inside], 0) * samples / (samples - 1)))
     deviations = np.concatenate(found)
     if not deviations.size:
-        raise NotApplicable("no soft tissue to tell the noise of; expected a patient")
+        raise NotApplicable("no soft tissue with noise in it; expected a patient")
     counts = np.bincount(np.round(deviations * 2).astype(int))  # in steps of half an HU
     return float(np.argmax(ndimage.gaussian_filter1d(counts.astype(float), 2))) / 2
+
+
+def _overlaps_one_value(plane: npt.NDArray[np.int16], sides: list[int]) -> npt.NDArray[np.bool_]:
+    """bool (y, x): whether the square around a voxel overlaps one, or is one, whose voxels are all equal."""
+    equal = ndimage.maximum_filter(plane, sides) == ndimage.minimum_filter(plane, sides)
+    found: npt.NDArray[np.bool_] = ndimage.maximum_filter(equal, [2 * side - 1 for side in sides])
+    return found
 
 
 def shift_hu(ct: Ct, by_hu: float) -> Ct:
