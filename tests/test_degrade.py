@@ -260,6 +260,14 @@ def test_the_command_line_writes_both_where_they_lie(tmp_path: Path, capsys: pyt
     assert main([*files[:2], "--kind", "hu+40", "--labels-out", files[3]]) == 2
 
 
+@pytest.mark.parametrize("seed", ["-1", "0.5", "x"])
+def test_a_seed_is_a_whole_number_from_0(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["scan.nii.gz", "out.nii.gz", "--kind", "quarter-dose", "--seed", seed])
+    assert stopped.value.code == 2
+    assert f"--seed: '{seed}': expected a whole number from 0" in capsys.readouterr().err
+
+
 def test_no_file_is_written_over_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     phantom = make_phantom(2, (20, 16, 16), (4.0, 8.0, 8.0))
     scan, labels, out = (tmp_path / f"{name}.nii.gz" for name in ("scan", "labels", "out"))

@@ -203,6 +203,13 @@ def test_scans_need_label_maps(default_bundle: Path, tmp_path: Path, capsys: pyt
     assert "no a.nii.gz; expected the label map of" in capsys.readouterr().err
 
 
+def test_a_seed_below_0_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        robustness(command(tmp_path, tmp_path, "--seed", "-1"))
+    assert stopped.value.code == 2
+    assert "--seed: '-1': expected a whole number from 0" in capsys.readouterr().err
+
+
 def write_case(folder: Path, case_id: str) -> None:
     phantom = make_phantom(2, (30, 16, 16), COARSE)
     (folder / "images").mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from app.cases import prepare_output_folder
 from app.errors import EXIT_OK, CaseError, UsageError
 from app.volume_io import write_label_map
 from tools.ct import read_ct, write_ct
+from tools.degrade.arguments import add_seed
 from tools.degrade.effects import NotApplicable
 from tools.degrade.kinds import KINDS, degrade
 from tools.evaluate.flare import CORRECTED
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument("--labels", type=Path, metavar="FILE", help="its label map; chest needs it")
     parser.add_argument("--labels-out", type=Path, metavar="OUT.nii.gz", help="the label map of the degraded scan")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add_seed(parser)
     arguments = parser.parse_args(argv)
     return exit_code_of(lambda: _run(arguments), "interrupted; files of this run are whole or missing")
 

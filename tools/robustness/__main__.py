@@ -17,6 +17,7 @@ from app.cases import Case, find_cases, prepare_output_folder
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError, UsageError
 from app.machine_limits import processor_limit
 from tools.ct import Ct, read_ct
+from tools.degrade.arguments import add_seed
 from tools.degrade.kinds import KINDS
 from tools.exit_codes import exit_code_of
 from tools.robustness import compare
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=("auto", "openvino", "onnxruntime", "torch"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--threads", type=int, metavar="N", help="of the network (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add_seed(parser)
     return parser
 
 
