@@ -196,11 +196,13 @@ def test_other_organs_and_a_missing_twin_are_refused(
 def test_scans_need_label_maps(default_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_case(tmp_path, "a")
     (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "b.nii.gz")
-    assert robustness(command(default_bundle, tmp_path)) == 2
+    assert robustness(command(default_bundle, tmp_path)) == 3
     assert "none with a label map in" in capsys.readouterr().err
     scan = str(tmp_path / "images" / "a_0000.nii.gz")
-    assert robustness([*command(default_bundle, tmp_path), "--scans", scan]) == 2
+    assert robustness([*command(default_bundle, tmp_path), "--scans", scan]) == 3
     assert "no a.nii.gz; expected the label map of" in capsys.readouterr().err
+    assert robustness([*command(default_bundle, tmp_path), "--scans", f"{scan}.gone"]) == 3
+    assert "a_0000.nii.gz.gone: no such scan" in capsys.readouterr().err
 
 
 def test_a_seed_below_0_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from app.atomic_files import write_text
 from app.bundle import Bundle, load_bundle
 from app.cases import Case, find_cases, prepare_output_folder
-from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError, UsageError
+from app.errors import EXIT_CASE_FAILED, EXIT_OK, CaseError, FolderError, UsageError
 from app.machine_limits import processor_limit
 from tools.ct import Ct, read_ct
 from tools.degrade.arguments import add_seed
@@ -34,8 +34,8 @@ written to --out: robustness.json after every row, then robustness.md. The next 
 and files goes on with what is there; --again forgets it. `python -m tools.quality` reads the same record; several
 records side by side: `python -m tools.robustness compare --help`.
 
-exit codes: 0 all measured, 1 a scan or label map is unusable (the others are measured), 2 wrong usage, 3 nothing there
-or --out cannot be written, 4 bundle unusable, 130 interrupted
+exit codes: 0 all measured, 1 a scan or label map is unusable (the others are measured), 2 wrong usage, 3 a scan or
+label map is not there or --out cannot be written, 4 bundle unusable, 130 interrupted
 """
 
 
@@ -125,7 +125,8 @@ def _cases(given: list[Path], labels: Path) -> list[Case]:
     """The scans with their label maps as outputs; of a folder those that have one.
 
     Raises:
-        UsageError: a scan is not there, has no label map, or is there twice.
+        FolderError: a scan is not there or has no label map.
+        UsageError: scans and label maps share a folder, or a name is there twice.
     """
     cases: list[Case] = []
     for path in given:
@@ -135,7 +136,7 @@ def _cases(given: list[Path], labels: Path) -> list[Case]:
         found = find_cases(folder, labels)
         wanted = [case for case in found if case.input_path == path or (path.is_dir() and case.output_path.exists())]
         if not wanted:
-            raise UsageError(f"--scans {path}: no such scan, or none with a label map in {labels}")
+            raise FolderError(f"--scans {path}: no such scan, or none with a label map in {labels}")
         cases += wanted
     seen: dict[str, Case] = {}
     for case in cases:
@@ -144,7 +145,7 @@ def _cases(given: list[Path], labels: Path) -> list[Case]:
             raise UsageError(f"--scans: {twice} are both called {case.case_id}; expected each name once")
         seen[case.case_id] = case
         if not case.output_path.exists():
-            raise UsageError(
+            raise FolderError(
                 f"--labels {labels}: no {case.output_path.name}; expected the label map of {case.input_path}"
             )
     return cases
