@@ -356,6 +356,48 @@ def test_bundles_side_by_side(truth: LabelArray, tmp_path: Path, capsys: pytest.
     assert robustness(["compare", files[0], files[0], "--out", str(out)]) == 2
 
 
+def compared(dsc: float, **more: Any) -> dict[str, Any]:
+    """A record of one scan whose liver has this DSC."""
+    row = made_row("a", "original", liver=dsc)
+    row["organs"]["liver"]["reference_ml"] = 9.0
+    return {"about_labels": "drawn", "seed": 0, "rows": [row], **more}
+
+
+def test_a_difference_of_002_is_not_more_than_that() -> None:
+    """0.900 - 0.880 is 0.02 and a bit in binary."""
+    for worse, count in ((0.88, 0), (0.8799, 1)):
+        text = comparison({"a": compared(0.9), "b": compared(worse)}, "original", "c")
+        assert f"lower by more than 0.02 | - | {count} |" in text
+
+
+def test_only_the_same_voxels_are_compared() -> None:
+    """Records from before there were digests, and cases that are not shown, compare as they did."""
+    one, other, before = compared(0.9, contents={"a": "1", "b": "1"}), compared(0.9, contents={"a": "2"}), compared(0.9)
+    with pytest.raises(UsageError, match="one, other: other voxels of a; expected one SHA-256"):
+        comparison({"before": before, "one": one, "other": other}, "original", "c")
+    same = compared(0.9, contents={"a": "1", "b": "2"})
+    assert "| mean DSC | 0.900 | 0.900 | 0.900 |" in comparison(
+        {"one": one, "same": same, "before": before}, "original", "c"
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        [],
+        {"case_id": "a", "kind": "original", "skipped": None},
+        {"case_id": "a", "kind": "original", "skipped": None, "organs": {"liver": {"dsc": 0.9}}},
+    ],
+)
+def test_what_is_no_row_is_named(row: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "whole.json").write_text(json.dumps(compared(0.9)))
+    (tmp_path / "cut.json").write_text(json.dumps({"rows": [row], "seed": 0, "about_labels": "x"}))
+    files = [f"{name}={tmp_path / name}.json" for name in ("whole", "cut")]
+    assert robustness(["compare", *files, "--out", str(tmp_path / "table.md")]) == 2
+    assert f"{tmp_path / 'cut.json'}: rows[0]: expected case_id, kind, skipped and" in capsys.readouterr().err
+
+
 def test_the_recorded_comparisons_are_as_the_tool_writes_them() -> None:
     tables = sorted((ROOT / "weights" / "training" / "comparisons").glob("*.md"))
     assert tables

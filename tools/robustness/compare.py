@@ -16,11 +16,14 @@ from tools.robustness.table import Pairs, mean, read_record, scored_pairs
 
 CLEARLY_WORSE = 0.02
 
+_ROUNDING = 1e-9  # 0.900 - 0.880 is a little more than 0.02 in binary
+_ROW_KEYS, _ORGAN_KEYS = ("case_id", "kind", "skipped"), ("dsc", "nsd", "reference_ml")
+
 Record = dict[str, Any]
 
 _EPILOG = f"""\
 The first record is the baseline: an organ of a scan is worse where its DSC is lower by more than {CLEARLY_WORSE:g}.
-All have to be of the same scans and references.
+All have to be of the same scans and references, down to the SHA-256 where two records have it.
 
 exit codes: 0 compared, 2 records that cannot be read or compared, 3 --out cannot be written, 130 interrupted
 
@@ -99,10 +102,17 @@ def _check_alike(records: dict[str, Record], kind: str) -> None:
     baseline, expected = next(iter(seen.items()))
     if different := [name for name, found in seen.items() if found != expected]:
         raise UsageError(f"{', '.join(different)}: other scans, references or seed than {baseline}; expected the same")
+    contents = {name: record.get("contents", {}) for name, record in records.items()}  # older records have none
+    for case_id in expected[2]:
+        digests = {name: known[case_id] for name, known in contents.items() if case_id in known}
+        if len(set(digests.values())) > 1:
+            raise UsageError(f"{', '.join(digests)}: other voxels of {case_id}; expected one SHA-256 in contents")
 
 
 def _worse(first: Pairs, pairs: Pairs) -> str:
-    return "-" if pairs is first else str(sum(first[key] - value > CLEARLY_WORSE for key, value in pairs.items()))
+    if pairs is first:
+        return "-"
+    return str(sum(first[key] - value > CLEARLY_WORSE + _ROUNDING for key, value in pairs.items()))
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
@@ -113,4 +123,20 @@ def _read(path: Path) -> Record:
     record = read_record(path)
     if not isinstance(record, dict) or not {"rows", "seed", "about_labels"} <= record.keys():
         raise UsageError(f"{path}: expected a record of tools.robustness")
+    for index, row in enumerate(record["rows"]):
+        if not _is_row(row):
+            raise UsageError(
+                f"{path}: rows[{index}]: expected {', '.join(_ROW_KEYS)} and, unless it is skipped, organs with "
+                f"{', '.join(_ORGAN_KEYS)} each"
+            )
     return record
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or any(key not in row for key in _ROW_KEYS):
+        return False
+    organs = row.get("organs")
+    return bool(row["skipped"]) or (
+        isinstance(organs, dict)
+        and all(isinstance(values, dict) and all(key in values for key in _ORGAN_KEYS) for values in organs.values())
+    )
