@@ -168,6 +168,13 @@ def test_two_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert picture.width > picture.height > 600
 
 
+def test_a_bar_in_a_name_is_no_column(tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores.json", {"x": 0.5})
+    assert main(["compare", f"a|b={scores}", f"c={scores}", "--out", str(tmp_path / "out"), "--no-pictures"]) == 0
+    lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    assert lines[2:4] == ["|  | DSC a\\|b | DSC c | NSD a\\|b | NSD c |", "| --- | ---: | ---: | ---: | ---: |"]
+
+
 def test_pictures_show_the_cases_of_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     monkeypatch.setattr(box_plots, "_draw_panel", lambda axes, metric, values, columns: shown.append(values))

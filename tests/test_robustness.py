@@ -370,6 +370,11 @@ def test_a_difference_of_002_is_not_more_than_that() -> None:
         assert f"lower by more than 0.02 | - | {count} |" in text
 
 
+def test_a_bar_in_a_name_is_no_column() -> None:
+    text = comparison({"a|b": compared(0.9), "c": compared(0.9)}, "original", "c")
+    assert "\n| | a\\|b | c |\n|---|---|---|\n" in text
+
+
 def test_only_the_same_voxels_are_compared() -> None:
     """Records from before there were digests, and cases that are not shown, compare as they did."""
     one, other, before = compared(0.9, contents={"a": "1", "b": "1"}), compared(0.9, contents={"a": "2"}), compared(0.9)

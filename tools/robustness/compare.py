@@ -11,6 +11,7 @@ from app.cases import prepare_output_folder
 from app.errors import EXIT_OK, UsageError
 from tools.degrade.kinds import KINDS, ORIGINAL
 from tools.evaluate.compare_command import named_files
+from tools.evaluate.tables import table_line
 from tools.robustness.measure import ORGANS, SMALLEST_SCORED_ML
 from tools.robustness.table import Pairs, mean, read_record, scored_pairs
 
@@ -77,7 +78,7 @@ def comparison(records: dict[str, Record], kind: str, command: str) -> str:
         f"{KINDS[kind].text[:1].upper()}{KINDS[kind].text[1:]}; {len(first)} organs of which the reference shows "
         f"{SMALLEST_SCORED_ML:g} ml or more; reference: {about}.",
         "",
-        f"| | {' | '.join(records)} |",
+        f"| {table_line([*records])}",
         "|---" * (len(records) + 1) + "|",
         _row("mean DSC", [f"{mean(pairs.values()):.3f}" for pairs in dsc.values()]),
         _row("mean NSD", [f"{mean(pairs.values()):.3f}" for pairs in nsd.values()]),
@@ -116,7 +117,7 @@ def _worse(first: Pairs, pairs: Pairs) -> str:
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
-    return f"| {name} | {' | '.join(cells)} |"
+    return table_line([name, *cells])
 
 
 def _read(path: Path) -> Record:
