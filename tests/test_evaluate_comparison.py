@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from tests.conftest import write_scan
 from tools.evaluate import box_plots
 from tools.evaluate.__main__ import main
 from tools.evaluate.cases import CasePair
@@ -193,6 +194,39 @@ def test_what_one_method_lacks_is_in_no_pair(tmp_path: Path) -> None:
     assert liver["methods"]["CPS"]["mean"] == 0.3
     assert liver["against_first"]["CPS"]["cases"] == liver["against_first"]["CPS"]["test"]["pairs"] == 1
     assert "nothing can be said" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_an_organ_on_a_single_slice_counts_only_for_who_misses_it(tmp_path: Path) -> None:
+    """The organisers' script has no number for a right aorta there, and 0 for a missing one."""
+    liver_and_aorta = np.zeros((4, 6, 6), dtype=np.uint8)
+    liver_and_aorta[:, :2, :2] = 1
+    liver_and_aorta[2, 4:, 4:] = 5
+    without = np.where(liver_and_aorta == 5, 0, liver_and_aorta).astype(np.uint8)
+    scores = []
+    for name, prediction in (("misses", without), ("right", liver_and_aorta)):
+        for folder, voxels in (("predictions", prediction), ("references", liver_and_aorta)):
+            (tmp_path / name / folder).mkdir(parents=True)
+            write_scan(tmp_path / name / folder / "x.nii.gz", voxels, (2.0, 2.0, 2.0))
+        words = [f"--{folder}={tmp_path / name / folder}" for folder in ("predictions", "references")]
+        assert main([*words, "--out", str(tmp_path / name), "--no-pictures", "--quiet"]) == 0
+        record = json.loads((tmp_path / name / "scores.json").read_text())
+        record["settings"]["references"] = "truth"
+        scores.append(tmp_path / name / "scores.json")
+        scores[-1].write_text(json.dumps(record))
+    found = compare(tmp_path, scores[0], scores[1], "--no-pictures")
+    assert found["metrics"]["dsc"]["organs"]["aorta"]["methods"]["baseline"]["mean"] == 0
+    assert found["metrics"]["dsc"]["organs"]["aorta"]["methods"]["CPS"]["mean"] is None
+    remark = "aorta has official DSC and NSD in unequal numbers of cases (1 of baseline, 0 of CPS)"
+    assert found["remarks"] == [remark]
+    assert f"Not scored alike: {remark}." in (tmp_path / "out" / "comparison.md").read_text()
+    assert compare(tmp_path, scores[0], scores[1], "--no-pictures", "--rules", "corrected")["remarks"] == []
+
+
+def test_help_does_not_promise_every_method_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Every method has a value in every case but for an aorta, vena cava or esophagus" in text
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

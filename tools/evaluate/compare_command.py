@@ -22,8 +22,11 @@ The first method is the baseline that the others are tested against. All means a
 scores of. Written to --out: comparison.json, and made from it comparison.md (tables as in a paper), comparison.csv, and
 boxplots.png.
 
-By `official` an organ in neither label map scores 1, so every method has a value in every case. By `corrected` it has
-none: an organ that the reference lacks and only one method finds is in that method's mean (as 0) and in no pair.
+By `official` an organ in neither label map scores 1. Every method has a value in every case but for an aorta, vena cava
+or esophagus that the reference has on a single slice: 0 where a method misses it (flare22: no value), no value where it
+finds it. Where methods have values in unequal numbers of cases, a remark says so. By `corrected` an organ in neither
+label map has no value: one that the reference lacks and only one method finds is in that method's mean (as 0) and in no
+pair.
 
 example:
   python -m tools.evaluate compare baseline=a/scores.json 3D-CPS=b/scores.json --out comparison

@@ -54,6 +54,8 @@ def compare(records: Mapping[str, Record], paths: Mapping[str, Path], rules: str
     if not common:
         raise CaseError(f"{', '.join(map(str, paths.values()))}: no case that all of them have scores of; expected one")
     everything = sorted({case["case_id"] for record in records.values() for case in record["cases"]})
+    metrics = {metric.key: _compare_metric(records, metric, rules, common) for metric in COMPARED}
+    remarks = [remark for name in others for remark in _unlike(records[first], records[name], first, name)]
     return {
         "schema_version": SCHEMA_VERSION,
         "methods": [{"name": name, "scores": str(paths[name])} for name in records],
@@ -62,10 +64,10 @@ def compare(records: Mapping[str, Record], paths: Mapping[str, Path], rules: str
         "organs": records[first]["organs"],
         "cases": common,
         "left_out": [case for case in everything if case not in common],
-        "remarks": [remark for name in others for remark in _unlike(records[first], records[name], first, name)],
+        "remarks": [*remarks, *(_unequal_counts(metrics[DSC.key]) if rules == "official" else ())],
         "interval": BOOTSTRAP,
         "test": SIGNED_RANK,
-        "metrics": {metric.key: _compare_metric(records, metric, rules, common) for metric in COMPARED},
+        "metrics": metrics,
     }
 
 
@@ -77,6 +79,17 @@ def _unlike(one: Record, other: Record, name_of_one: str, name: str) -> list[str
         if values[0] != values[1]:
             found.append(f"{name} was scored with {what} {values[1]}, {name_of_one} with {values[0]}")
     return found
+
+
+def _unequal_counts(found: Mapping[str, Any]) -> list[str]:
+    """Organs whose official means are of unequal numbers of cases: on one slice, only who misses one has a number."""
+    remarks = []
+    for organ, entry in found["organs"].items():
+        counts = {name: summary["cases"] for name, summary in entry["methods"].items()}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            remarks.append(f"{organ} has official DSC and NSD in unequal numbers of cases ({listed})")
+    return remarks
 
 
 def _compare_metric(records: Mapping[str, Record], metric: Metric, rules: str, cases: list[str]) -> dict[str, Any]:
