@@ -250,6 +250,25 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_record_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = json.loads(write_scores(tmp_path / "a" / "scores.json", {"x": 0.5}).read_text())
+    cut = tmp_path / "cut.json"
+
+    def refusal(content: Any) -> str:
+        cut.write_text(json.dumps(content))
+        assert main(["compare", f"A={tmp_path / 'a' / 'scores.json'}", f"B={cut}", "--out", str(tmp_path / "out")]) == 3
+        return capsys.readouterr().err
+
+    bare = {"schema_version": 2, "cases": [], "organs": []}
+    assert f"{cut}: no settings, preset, mean, interval; expected a whole scores.json" in refusal(bare)
+    del whole["mean"]["official"]["organs"]["liver"]["nsd"]
+    del whole["cases"][0]["measures"]["organs"]["spleen"]
+    assert f"{cut}: no mean.official.organs.liver.nsd, cases[0].measures.organs.spleen;" in refusal(whole)
+    no_lists = refusal(whole | {"organs": {}, "cases": [1]})
+    assert "no organs that is a list, cases[0] that is an object;" in no_lists
+    assert "cases[0].status, cases[0].error and 2 more;" in refusal(bare | {"mean": 1, "cases": [{}]})
+
+
 def test_columns_are_the_organs_of_the_preset(tmp_path: Path) -> None:
     record = json.loads(write_scores(tmp_path / "a" / "scores.json", {"x": 0.5}, preset="flare23").read_text())
     assert [organ["column"] for organ in record["organs"]] == [*(organ.column for organ in FLARE_ORGANS), "Tumor"]

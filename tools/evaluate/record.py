@@ -14,12 +14,32 @@ from tools.evaluate.flare import Score, rules_as_json
 from tools.evaluate.presets import DEFAULT_PRESET, Preset
 from tools.evaluate.scoring import CaseScores
 from tools.evaluate.significance import BOOTSTRAP, bootstrap_intervals
-from tools.evaluate.values import METRICS, Float64Array, Metric, Record, mean_over_organs, metric_values, organ_means
+from tools.evaluate.values import (
+    HD95,
+    METRICS,
+    VOLUME_ERROR,
+    Float64Array,
+    Metric,
+    Record,
+    mean_over_organs,
+    metric_values,
+    organ_means,
+)
 
 SCHEMA_VERSION = 2
 
 RULES = ("official", "corrected")
 SOURCES = (*RULES, "measures")
+
+_NAMED_AT_MOST = 5
+_FRAME: dict[str, Any] = {  # what a record has, whatever its organs; a list holds what its entries have
+    "settings": {},
+    "preset": None,
+    "organs": [dict.fromkeys(("label", "name", "column", "tolerance_mm", "in_mean"))],
+    "cases": [dict.fromkeys(("case_id", "status", "error"))],
+    "mean": {},
+    "interval": dict.fromkeys(("level", "method", "resamples", "seed")),
+}
 
 
 def build_record(
@@ -71,12 +91,50 @@ def read_record(path: Path) -> Record:
     except ValueError as error:
         raise FolderError(f"{path}: no JSON ({error}); expected a scores.json of tools.evaluate") from error
     version = record.get("schema_version") if isinstance(record, dict) else None
-    if version != SCHEMA_VERSION or "cases" not in record or "organs" not in record:
+    if version != SCHEMA_VERSION:
         raise FolderError(
             f"{path}: schema_version {version}; expected scores.json of tools.evaluate with {SCHEMA_VERSION}. "
             "Score the predictions again"
         )
+    if lacking := [*_lacking(record, _FRAME)] or [*_lacking_numbers(record)]:
+        more = f" and {len(lacking) - _NAMED_AT_MOST} more" if len(lacking) > _NAMED_AT_MOST else ""
+        raise FolderError(
+            f"{path}: no {', '.join(lacking[:_NAMED_AT_MOST])}{more}; expected a whole scores.json of tools.evaluate. "
+            "Score the predictions again"
+        )
     return dict(record)
+
+
+def _lacking_numbers(record: Record) -> Iterator[str]:
+    """Where a record lacks what follows from its organs and from which of its cases are scored."""
+    names = [organ["name"] for organ in record["organs"]]
+    keys = {s: [metric.key for metric in METRICS if metric.by_rules == (s in RULES)] for s in SOURCES}
+    means = {
+        s: {"organs": dict.fromkeys(names, dict.fromkeys(keys[s])), "all_organs": dict.fromkeys(keys[s])}
+        for s in SOURCES
+    }
+    yield from _lacking(record, {"mean": means, "interval": means})
+    scores = {rules: {"organs": means[rules]["organs"], "mean": means[rules]["all_organs"]} for rules in RULES}
+    measures = {"organs": dict.fromkeys(names, dict.fromkeys((HD95.key, VOLUME_ERROR.key)))}
+    for index, case in enumerate(record["cases"]):
+        if case["status"] == "scored":
+            yield from _lacking(case, {**scores, "measures": measures}, f"cases[{index}]")
+
+
+def _lacking(value: Any, shape: Any, where: str = "") -> Iterator[str]:
+    """Where a value lacks what a shape has.
+
+    {"cases": [{"error": None}]} lacks ``cases[0].status`` of the shape {"cases": [{"status": None, "error": None}]}.
+    """
+    if shape is not None and not isinstance(value, type(shape)):
+        yield f"{where} that is {'a list' if isinstance(shape, list) else 'an object'}"
+    elif isinstance(shape, list):
+        for index, entry in enumerate(value):
+            yield from _lacking(entry, shape[0], f"{where}[{index}]")
+    elif isinstance(shape, dict):
+        for key, inner in shape.items():
+            path = f"{where}.{key}" if where else key
+            yield from _lacking(value[key], inner, path) if key in value else [path]
 
 
 def in_mean(record: Record) -> npt.NDArray[np.bool_]:
