@@ -3,6 +3,8 @@
 import base64
 import json
 import zlib
+from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from tests.small_report import (
     write_run,
 )
 from tools.figures.labelled_scan import LabelledScan
+from tools.report.__main__ import main as report
 from tools.report.case_table import case_columns
+from tools.report.content import build_page
 from tools.report.curves import thin
 from tools.report.limits import flare_limits
-from tools.report.measured import read_measured
+from tools.report.measured import Measured, Run, read_measured
 from tools.report.page import as_script_data
 from tools.report.volumes import GREY_KNOTS, averaging_matrix, grey_levels, pack, pack_volumes, page_grid
 
@@ -148,6 +152,45 @@ def test_a_case_without_a_label_map_is_not_within_the_time(tmp_path: Path, statu
     harness.write_text(json.dumps(content))
     (limit,) = (each for each in flare_limits(read_measured(tmp_path, None)) if each.name == "time of a case")
     assert (limit.found, limit.verdict, limit.where) == (3600.0, "above", "b_0000")
+
+
+NOTHING_BUT_TIME = {"own": {"memory": None}, "gpu": None}
+
+
+def judged(status: str, seconds: float, profile: Mapping[str, Any] | None = None) -> Run:
+    return Run(f"{status}_0000", status, status=status, seconds=seconds, profile=profile)
+
+
+def test_the_time_of_a_run_is_of_those_that_ended_well() -> None:
+    """One failed at once, one was stopped by hand; the two that ended well took 10 and 12 s."""
+    runs = [judged("failed", 0.5), judged("ok", 10.0), judged("interrupted", 2.0), judged("ok", 12.0)]
+    page = build_page("", "", {"a": "not among --view"}, Measured(runs), None)
+    (tile,) = (tile for tile in page.tiles if tile.title == "time of a run")
+    assert (tile.text, tile.remark) == ("11.0", "mean; longest 12.0 s; 2 not ok left out")
+    page = build_page("", "", {"a": "not among --view"}, Measured(runs[:1]), None)
+    assert "time of a run" not in {tile.title for tile in page.tiles}
+    page = build_page("", "", {"a": "not among --view"}, Measured([Run("a", None, seconds=4.0)]), None)
+    assert [tile.remark for tile in page.tiles if tile.title == "time of a run"] == ["mean; longest 4.0 s"]
+
+
+def test_an_interrupted_run_is_within_no_limit() -> None:
+    (limit, *_) = flare_limits(Measured([judged("interrupted", 2.0, NOTHING_BUT_TIME)]))
+    assert (limit.verdict, limit.where) == ("not measured", "no container start per case was profiled to its end")
+
+
+def test_a_profile_is_named_wherever_the_report_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Path(".") has no name; what it measured was not shown."""
+    write_cases(tmp_path)
+    write_run(tmp_path / "one")
+    monkeypatch.chdir(tmp_path / "one")
+    folders = ["--scans", str(tmp_path / "scans"), "--predictions", str(tmp_path / "predictions")]
+    assert report(["--out", str(tmp_path / "report.html"), *folders, "--profile", "."]) == 0
+    text, _, data = read_page(tmp_path / "report.html")
+    assert [found["name"] for found in data["runs"]] == ["one"]
+    assert '<td class="number">400.0 MiB</td>' in text
+    nameless = replace(judged("ok", 3.0, NOTHING_BUT_TIME), name="")
+    (limit, *_) = flare_limits(Measured([nameless]))
+    assert (limit.found, limit.verdict) == (3.0, "within")
 
 
 def test_nothing_measured_is_no_zero() -> None:

@@ -67,7 +67,8 @@ def _run(arguments: argparse.Namespace) -> int:
     cases = find_cases(arguments.scans, arguments.predictions, arguments.references)
     shown = choose_shown(cases, arguments.view)
     record = read_record(arguments.scores) if arguments.scores else None
-    measured = read_measured(arguments.profile, arguments.app_report)
+    profile = arguments.profile and arguments.profile.resolve()  # "." has no name to call a run by
+    measured = read_measured(profile, arguments.app_report)
     labels = tuple(organ["name"] for organ in organs_of(record))
     views: dict[str, CaseView | str] = {}
     failed = 0

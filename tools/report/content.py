@@ -111,11 +111,7 @@ def _facts(measured: Measured) -> list[str]:
 def _tiles(views: dict[str, CaseView | str], measured: Measured, record: Record | None) -> list[Tile]:
     """Only of what there is."""
     tiles = [Tile("cases", str(len(views)), "", _statuses(measured))]
-    seconds = [run.seconds for run in measured.runs if run.seconds is not None]
-    if seconds:
-        tiles.append(
-            Tile("time of a run", f"{sum(seconds) / len(seconds):.1f}", "s", f"mean; longest {max(seconds):.1f} s")
-        )
+    tiles += _time_tile(measured)
     peaks = [
         run.profile["own"]["memory"]["peak_mib"]
         for run in measured.runs
@@ -129,6 +125,17 @@ def _tiles(views: dict[str, CaseView | str], measured: Measured, record: Record 
     for key, name in (("dsc", "DSC"), ("nsd", "NSD")) if record else ():
         tiles += _score_tile(record, key, name) if record else []
     return tiles
+
+
+def _time_tile(measured: Measured) -> list[Tile]:
+    """Of runs that ended well or that nobody judged: a container that failed at once was not fast."""
+    timed = [(run.seconds, run.status) for run in measured.runs if run.seconds is not None]
+    seconds = [seconds for seconds, status in timed if status in ("ok", None)]
+    if not seconds:
+        return []
+    left_out = f"; {len(timed) - len(seconds)} not ok left out" if len(seconds) < len(timed) else ""
+    remark = f"mean; longest {max(seconds):.1f} s{left_out}"
+    return [Tile("time of a run", f"{sum(seconds) / len(seconds):.1f}", "s", remark)]
 
 
 def _score_tile(record: Record, key: str, name: str) -> list[Tile]:

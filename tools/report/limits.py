@@ -12,7 +12,7 @@ MEAN_TIME_S = 3 * 3600 / 50  # the organisers stop 50 cases after 3 h
 HOST_MEMORY_MIB = 28 * 1024.0  # of the 32 GB of their machine
 LAPTOP_MEMORY_MIB = 8 * 1024.0
 
-_NO_STARTS = "no container start per case was profiled"
+_NO_STARTS = "no container start per case was profiled to its end"
 
 Verdict = Literal["within", "above", "not measured"]
 
@@ -79,7 +79,9 @@ def _largest(
 ) -> Limit:
     found = {run.name: value for run in runs if (value := value_of(run)) is not None}
     worst = max(found, key=found.__getitem__) if found else None
-    return Limit(name, limit, unit, found[worst] if worst else None, worst or reason, source)
+    if worst is None:
+        return Limit(name, limit, unit, None, reason, source)
+    return Limit(name, limit, unit, found[worst], worst, source)
 
 
 def _mean_time(measured: Measured) -> Limit:
@@ -92,10 +94,13 @@ def _mean_time(measured: Measured) -> Limit:
 
 
 def _seconds(run: Run) -> float | None:
-    """A container that was stuck or failed has the organisers' penalty, however early it ended."""
+    """A container that was stuck or failed has the organisers' penalty, however early it ended.
+
+    One that was interrupted says nothing about the image.
+    """
     if run.status in ("stuck", "failed"):
         return PENALTY_TIME_S
-    return run.seconds if run.case_id else None
+    return run.seconds if run.case_id and run.status != "interrupted" else None
 
 
 def _memory_peak(run: Run) -> float | None:
