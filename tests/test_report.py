@@ -164,12 +164,12 @@ def judged(status: str, seconds: float, profile: Mapping[str, Any] | None = None
 def test_the_time_of_a_run_is_of_those_that_ended_well() -> None:
     """One failed at once, one was stopped by hand; the two that ended well took 10 and 12 s."""
     runs = [judged("failed", 0.5), judged("ok", 10.0), judged("interrupted", 2.0), judged("ok", 12.0)]
-    page = build_page("", "", {"a": "not among --view"}, Measured(runs), None)
+    page = build_page("", "", {"a": "not among --view"}, Measured(runs), None, Path())
     (tile,) = (tile for tile in page.tiles if tile.title == "time of a run")
     assert (tile.text, tile.remark) == ("11.0", "mean; longest 12.0 s; 2 not ok left out")
-    page = build_page("", "", {"a": "not among --view"}, Measured(runs[:1]), None)
+    page = build_page("", "", {"a": "not among --view"}, Measured(runs[:1]), None, Path())
     assert "time of a run" not in {tile.title for tile in page.tiles}
-    page = build_page("", "", {"a": "not among --view"}, Measured([Run("a", None, seconds=4.0)]), None)
+    page = build_page("", "", {"a": "not among --view"}, Measured([Run("a", None, seconds=4.0)]), None, Path())
     assert [tile.remark for tile in page.tiles if tile.title == "time of a run"] == ["mean; longest 4.0 s"]
 
 
@@ -245,6 +245,37 @@ def test_what_was_not_given_is_left_out_and_said(tmp_path: Path) -> None:
     text, _, data = read_page(tmp_path / "report.html")
     assert "no GPU curve: this machine has none" in text
     assert "gpu" not in {curve["panel"] for found in data["runs"] for curve in found["curves"]}
+
+
+def test_a_case_that_lacks_a_label_map_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of three cases b was not segmented and c has no reference."""
+    write_cases(tmp_path)
+    save(tmp_path / "scans" / "c_0000.nii.gz", scan())
+    save(tmp_path / "predictions" / "c.nii.gz", organs(2, 5))
+    assert run(tmp_path, "--references", "references") == 0
+    text, _, _ = read_page(tmp_path / "report.html")
+    assert "<li>c: no reference: no difference view</li>" in text
+    (tmp_path / "predictions" / "b.nii.gz").unlink()
+    assert run(tmp_path, "--references", "references") == 1
+    text, _, data = read_page(tmp_path / "report.html")
+    assert [case["view"]["roles"] for case in data["cases"]] == [
+        ["prediction", "reference"], ["reference"], ["prediction"],
+    ]  # fmt: skip
+    assert "<li>b: no prediction: slices show the reference alone</li>" in text
+    assert "[2/3] b: no prediction; slices show the reference alone" in capsys.readouterr().err
+    assert run(tmp_path, "--references", "references", "--view", "a") == 0
+
+
+def test_scores_of_other_predictions_are_said(tmp_path: Path) -> None:
+    page = write_everything(tmp_path)
+    said = f"scores are of the label maps in {tmp_path / 'predictions'}, slices of those in {tmp_path / 'others'}"
+    assert "scores are of the label maps" not in read_page(page)[0]
+    (tmp_path / "predictions").rename(tmp_path / "others")
+    assert run(tmp_path, "--predictions", "others", "--scores", "scores/scores.json") == 0
+    assert said in read_page(page)[0]
+    (tmp_path / "predictions").symlink_to("others")
+    assert run(tmp_path, "--predictions", "others", "--scores", "scores/scores.json") == 0
+    assert "scores are of the label maps" not in read_page(page)[0]
 
 
 def test_the_apps_report_alone_gives_stages(tmp_path: Path) -> None:

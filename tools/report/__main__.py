@@ -19,8 +19,8 @@ example:
 The page works from disk, without a network. Each case adds its slices: 8 bits a voxel at 2 mm or coarser, at most
 15 MB. What was not given is left out, and the page says so.
 
-exit codes: 0 the page is complete; 1 a case could not be read, the page says why; 2 wrong use; 3 a folder or file of
-measurements cannot be read, or --out not be written; 130 interrupted
+exit codes: 0 the page is complete; 1 a case could not be read or has no prediction, the page says which; 2 wrong use;
+3 a folder or file of measurements cannot be read, or --out not be written; 130 interrupted
 """
 
 
@@ -80,11 +80,15 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             views[files.case_id] = view = view_case(files, labels)
             print(f"{progress}: {view.packed.size_bytes / 1e6:.1f} MB of slices", flush=True)
+            if "prediction" not in view.roles:
+                failed += 1
+                print(f"{progress}: no prediction; slices show the reference alone", file=sys.stderr, flush=True)
         except CaseError as error:
             views[files.case_id] = str(error)
             failed += 1
             print(f"{progress}: {error}", file=sys.stderr, flush=True)
-    write_page(build_page(arguments.title, arguments.credit, views, measured, record), arguments.out)
+    page = build_page(arguments.title, arguments.credit, views, measured, record, arguments.predictions)
+    write_page(page, arguments.out)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
     return EXIT_CASE_FAILED if failed else EXIT_OK
 

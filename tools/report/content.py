@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tools.evaluate.record import with_failed_as_zero
 from tools.evaluate.values import Record
 from tools.report.case_table import Column, case_columns
-from tools.report.cases import CaseView
+from tools.report.cases import ROLES, CaseView
 from tools.report.limits import Limit, flare_limits
 from tools.report.measured import Measured, Run
-from tools.report.scores import organs_of, scores_content
+from tools.report.scores import organs_of, scored_elsewhere, scores_content
 from tools.report.volumes import GREY_KNOTS
 
 
@@ -54,7 +55,12 @@ class Page:
 
 
 def build_page(
-    title: str, credit: str, views: dict[str, CaseView | str], measured: Measured, record: Record | None
+    title: str,
+    credit: str,
+    views: dict[str, CaseView | str],
+    measured: Measured,
+    record: Record | None,
+    predictions: Path,
 ) -> Page:
     """The page.
 
@@ -64,6 +70,7 @@ def build_page(
         views: of each case, in order; a text says why it has none.
         measured: time and memory.
         record: scores; None without.
+        predictions: the folder of the label maps in ``views``.
     """
     case_ids = list(views)
     data = {
@@ -82,15 +89,19 @@ def build_page(
         columns=case_columns(case_ids, views, measured, record),
         case_ids=case_ids,
         stage_tables={run.name: table for run in measured.runs if (table := _stage_table(run, measured))},
-        missing=_missing(views, measured, record),
+        missing=_missing(views, measured, record, predictions),
         data=data,
-        volumes={
-            f"voxels-{index}-{name}": text
-            for index, view in enumerate(views.values())
-            if isinstance(view, CaseView)
-            for name, text in zip(("scan", *view.roles), (view.packed.scan, *view.packed.label_maps), strict=True)
-        },
+        volumes=_volumes(views),
     )
+
+
+def _volumes(views: dict[str, CaseView | str]) -> dict[str, str]:
+    return {
+        f"voxels-{index}-{name}": text
+        for index, view in enumerate(views.values())
+        if isinstance(view, CaseView)
+        for name, text in zip(("scan", *view.roles), (view.packed.scan, *view.packed.label_maps), strict=True)
+    }
 
 
 def _facts(measured: Measured) -> list[str]:
@@ -155,15 +166,22 @@ def _statuses(measured: Measured) -> str:
     return ", ".join(f"{sum(case['status'] == name for case in cases)} {name}" for name in names)
 
 
-def _missing(views: dict[str, CaseView | str], measured: Measured, record: Record | None) -> list[str]:
+def _missing(
+    views: dict[str, CaseView | str], measured: Measured, record: Record | None, predictions: Path
+) -> list[str]:
     """Said once each, in the order of the page."""
     said = [f"{case_id}: no slices: {why}" for case_id, why in views.items() if isinstance(why, str)]
-    shown = [view for view in views.values() if isinstance(view, CaseView)]
-    if shown and not any("reference" in view.roles for view in shown):
-        said.append("no references: no difference view")
+    shown = {case_id: view.roles for case_id, view in views.items() if isinstance(view, CaseView)}
+    unpredicted, unreferenced = ([i for i, roles in shown.items() if role not in roles] for role in ROLES)
+    if unpredicted:
+        said.append(f"{', '.join(unpredicted)}: no prediction: slices show the reference alone")
+    if unreferenced:
+        whose = "no references" if len(unreferenced) == len(shown) else f"{', '.join(unreferenced)}: no reference"
+        said.append(f"{whose}: no difference view")
     if record is None:
         said.append("no scores: give --scores FILE, the scores.json of tools.evaluate")
     else:
+        said += scored_elsewhere(record, predictions)
         said += [f"{case['case_id']}: no scores: {case['error']}" for case in record["cases"] if case["error"]]
     if not measured.runs:
         said.append("no time and memory: give --profile DIR of tools.profile, or --app-report FILE for stages alone")

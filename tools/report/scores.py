@@ -1,6 +1,7 @@
 """Scores for the page, from ``scores.json`` of ``tools.evaluate``: per organ the mean, its interval, every case."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,17 @@ def case_mean(record: Record, case_id: str, metric: Metric, rules: str = "offici
     found = next((case for case in record["cases"] if case["case_id"] == case_id), None)
     mean: float | None = found[rules]["mean"][metric.key] if found and found[rules] else None
     return mean
+
+
+def scored_elsewhere(record: Record, predictions: Path) -> list[str]:
+    """A note if the scores are not of the folder whose label maps are shown; none where the record does not say.
+
+    A relative path counts from where the report is made: the record does not say where the evaluation was.
+    """
+    scored = record["settings"].get("predictions")
+    if scored is None or Path(scored).resolve() == predictions.resolve():
+        return []
+    return [f"scores are of the label maps in {scored}, slices of those in {predictions}"]
 
 
 def _values(record: Record, metric: Metric, rules: str) -> dict[str, Any]:
