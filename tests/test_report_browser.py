@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.chromium import PROGRAM, Browser
-from tests.small_report import SHAPE, organs, run, scan, write_cases, write_everything
+from tests.small_report import SHAPE, app_report, organs, run, scan, write_cases, write_everything
 from tools.figures.organ_colours import organ_colour_rgb
 from tools.report.volumes import grey_levels
 
@@ -244,4 +245,21 @@ def test_a_page_with_little_works_too(the_browser: Browser, tmp_path: Path) -> N
     the_browser.click("#case-table tbody button")  # of a, which has no label map
     the_browser.wait_for("!document.getElementById('no-view').hidden")
     assert "no label map of this name" in the_browser.value("document.getElementById('no-view').textContent")
+    assert the_browser.complaints == []
+
+
+def test_a_case_without_stages_has_an_empty_chart(the_browser: Browser, tmp_path: Path) -> None:
+    """It failed before its first stage: no time, no curves."""
+    write_cases(tmp_path)
+    report = app_report("a")
+    report["cases"][0] |= {"status": "failed", "spans": [], "seconds": {}}
+    (tmp_path / "app.json").write_text(json.dumps(report))
+    assert run(tmp_path, "--app-report", "app.json") == 0
+    the_browser.complaints.clear()
+    the_browser.open(tmp_path / "report.html")
+    the_browser.wait_for(_READY.format("a"))
+    assert the_browser.value("document.querySelector('svg.chart line').getAttribute('x1')") == "56"
+    the_browser.value("document.querySelector('svg.chart').focus()")
+    the_browser.press("ArrowRight")
+    assert "NaN" not in the_browser.value("document.getElementById('time').innerHTML")
     assert the_browser.complaints == []

@@ -100,7 +100,8 @@ class RunChart {
   draw() {
     const { left, right, top, height, gap, strip } = CHART;
     this.width = Math.max(320, this.root.clientWidth);
-    this.place = (time) => left + (time / this.seconds) * (this.width - left - right);
+    const length = this.seconds || 1; // a case that failed before its first stage has none
+    this.place = (time) => left + (time / length) * (this.width - left - right);
     const stages = this.run.spans.length ? strip + 16 + (this.run.loading ? strip + 16 : 0) : 0;
     this.bottom = stages + this.panels.length * (height + gap) + (this.panels.length ? 0 : 8);
     this.picture.replaceChildren();
