@@ -32,6 +32,8 @@ case $name in
     fail*) echo 'something broke' >&2; exit 3 ;;
     odd*) exit 125 ;;
     silent*) exit 0 ;;
+    link*) ln -s "$PWD/inputs" "outputs/$name.nii.gz"; exit 0 ;;
+    folder*) mkdir "outputs/$name.nii.gz"; exit 0 ;;
     stuck*) echo waiting; sleep 60; exit 0 ;;
     litter*) touch outputs/log.txt inputs/cache ;;
     load*) python3 -c '
@@ -151,9 +153,21 @@ def test_one_start_per_case_and_the_organisers_files(docker: Path, tmp_path: Pat
 )
 def test_verdict(reason: Reason, exit_code: int, made: set[str], status: str) -> None:
     ending = Ending(exit_code, reason, 0.0, 0.0, 1.0, 0.5, 0.1, 0)
-    found, notes = judge(ending, "a.nii.gz", made, set())
+    found, notes = judge(ending, "a.nii.gz", dict.fromkeys(made, True), set())
     assert found == status
     assert bool(notes) == (status not in ("ok", "interrupted") or not made)
+
+
+def test_a_link_or_folder_is_no_label_map(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "folder", "link", "tame")
+    assert run_harness(tmp_path) == 1
+    details = read_table(tmp_path / "out" / "team" / "details" / "details.csv")
+    remark = "outputs/{}.nii.gz: a link or folder, no file; expected the label map"
+    assert {name: (row["Status"], row["Notes"]) for name, row in details.items()} == {
+        "folder_0000.nii.gz": ("failed", remark.format("folder")),
+        "link_0000.nii.gz": ("failed", remark.format("link")),
+        "tame_0000.nii.gz": ("ok", ""),
+    }
 
 
 def test_penalties_of_failed_cases(docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

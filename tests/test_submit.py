@@ -159,6 +159,16 @@ def test_failing_command_is_not_hardened(docker: Path, scans: Path, tmp_path: Pa
     assert record(tmp_path)["measured"]["means"]["Time"] == 3600.0
 
 
+@pytest.mark.parametrize("place", ["outputs/b.nii.gz", "outputs/a.nii.gz"])
+def test_label_map_that_is_a_link_fails_the_run(place: str, docker: Path, scans: Path, tmp_path: Path) -> None:
+    """Of the case itself, which then has none; of the case before, whose was there when it ended."""
+    swap = f'[ ! -e inputs/b_0000.nii.gz ] || {{ rm -f {place}; ln -s "$PWD/inputs/b_0000.nii.gz" {place}; }}\n'
+    (docker / "predict.sh").write_text(PREDICT_SH + swap)
+    assert submit(tmp_path) == 1
+    assert f"{place}: " in outcomes(tmp_path, "failed")["run"]
+    assert "a link or folder, no file" in outcomes(tmp_path, "failed")["run"]
+
+
 def test_all_scans_and_a_name_without_tag(docker: Path, scans: Path, tmp_path: Path) -> None:
     assert submit(tmp_path, "--all", image="team") == 0
     assert [case["stem"] for case in record(tmp_path)["measured"]["cases"]] == ["a_0000", "b_0000", "c_0000"]
