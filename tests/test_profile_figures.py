@@ -1,7 +1,7 @@
 """Figures of recordings made by hand: areas, the organisers' formulas and files, penalties, stages."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,25 @@ def test_stages_tell_who_holds_the_memory_and_who_the_cpu(tmp_path: Path) -> Non
     assert (found["memory_peak_in"], found["most_memory_in"], found["most_cpu_in"]) == ("read", "network", "read")
     assert found["network_loaded_beside"]["cpu_s"] == pytest.approx(0.5 + 1)
     assert [span["stage"] for span in found["spans"]] == ["start-up", "read", "network", "exit"]
+
+
+def test_stages_without_samples_have_no_figures() -> None:
+    """Everything is known from 2 to 4 s of a run from 1 to 5 s; start-up ends at 2.5 s."""
+    whole = recording(replace(HEADER, gpu={"index": 1, "name": "Quadro", "total_mib": 16384.0}))
+    samples = [
+        found if 2 <= found.monotonic_s <= 4 else replace(found, memory_mib=None, cpu_s=None, gpu_mib=None)
+        for found in whole.samples
+    ]
+    stretches = (("early", 1, 1.75), ("start-up", 1, 2.5), ("read", 2.5, 4), ("late", 4.5, 5))
+    spans = [Span(name, UNIX_S + start, UNIX_S + end) for name, start, end in stretches]
+    table = {row.stage: row for row in stage_table(spans, replace(whole, samples=samples))}
+    start_up = table["start-up"]
+    assert (start_up.seconds, start_up.memory_mib, start_up.memory_area) == (1.5, 200, 100)  # from 100 to 300 in 0.5 s
+    assert (start_up.memory_change_mib, start_up.memory_peak_mib) == (200, 300)
+    assert (start_up.cpu_s, start_up.cores, start_up.gpu_peak_mib) == (1, 2, 3000)
+    for stage in ("early", "late"):
+        assert {name for name, value in asdict(table[stage]).items() if value is not None} == {"stage", "seconds"}
+    assert sum(row.memory_area or 0 for row in table.values()) == 100 + 200 + 500
 
 
 def test_partition_has_no_gaps() -> None:
