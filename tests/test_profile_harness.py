@@ -223,6 +223,13 @@ def test_stuck_case_is_ended_and_penalised(docker: Path, tmp_path: Path) -> None
     assert len(read_recording(folder / "details" / "stuck_0000" / "samples.jsonl").during("run")) > 10
 
 
+def test_time_out_of_0_s_is_none_of_an_hour(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "tame")
+    assert run_harness(tmp_path, "--timeout", "0") == 1
+    harness = json.loads((tmp_path / "out" / "team" / "harness.json").read_text())
+    assert (harness["timeout_s"], [case["status"] for case in harness["cases"]]) == (0, ["stuck"])
+
+
 @pytest.mark.long
 def test_interrupted_case_does_not_count(docker: Path, tmp_path: Path) -> None:
     write_scans(tmp_path / "scans", "a", "stuck", "z")

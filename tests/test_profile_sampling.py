@@ -139,6 +139,20 @@ def test_what_ignores_a_kind_word_is_killed(tmp_path: Path, monkeypatch: pytest.
     assert read_profile(tmp_path)["ending"]["exit_code"] == 137
 
 
+@pytest.mark.parametrize(("trap", "exit_code"), [("", 143), ("trap '' TERM; ", 137)])
+def test_time_out_does_not_wait_for_a_sample(
+    trap: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second sample would be due after a minute. Neither does patience wait for it."""
+    monkeypatch.setattr(runner, "_GRACE_S", 0.2)
+    options = ("--baseline", "0", "--interval", "60", "--timeout", "0.3")
+    assert profile(tmp_path, "sh", "-c", f"{trap}sleep 30; exit 0", options=options) == 124
+    found = read_profile(tmp_path)
+    assert (found["ending"]["reason"], found["ending"]["exit_code"]) == ("timeout", exit_code)
+    assert 0.3 <= found["seconds"] < 20
+    assert found["sampler"]["samples"] == 1
+
+
 def _has_ended(pid: int) -> bool:
     """Also if nobody has waited for it yet."""
     for _ in range(200):

@@ -127,7 +127,7 @@ def _profile_image(arguments: argparse.Namespace) -> int:
     limits = {option: value for option, value in given.items() if value is not None}
     team = arguments.team or team_of(arguments.image)
     container = Container(arguments.image, team, protocol, limits, arguments.stages)
-    timeout_s = arguments.timeout or _STUCK_S
+    timeout_s = _STUCK_S if arguments.timeout is None else arguments.timeout
     live = sys.stderr.isatty() and not arguments.quiet
     harness = Harness(container, _sampling(arguments, protocol.gpu), arguments.out, timeout_s, live)
     complete = run_cases(harness, scans)
