@@ -23,6 +23,16 @@ from tools.profile.recording import Header, RecordingWriter, Sample, read_record
 from tools.profile.runner import CommandError, Job
 
 QUICK = ("--baseline", "0", "--interval", "0.02")
+OPTIONS_OF_IMAGES = (
+    ("--inputs", "tests"),
+    ("--team", "me"),
+    ("--protocol", "flare24"),  # the default
+    ("--stages",),
+    ("-m", "1g"),
+    ("--memory-swap", "1g"),
+    ("--cpus", "1"),
+    ("--shm-size", "1g"),
+)
 # Holds MIB for HOLD seconds, then burns BURN CPU seconds; a shell between, so that it is not the command itself.
 # Prints what it knows itself: resident MiB without the held ones; least and most MiB s of the held ones, which differ
 # by what a busy machine lets it wait between an act and its clock; wall and CPU seconds.
@@ -241,6 +251,18 @@ def test_report_may_be_written_where_its_copy_goes(tmp_path: Path, capsys: pytes
         (["--out", "x", "--gpu-index", "77", "--", "true"], 4, "GPU 77: NVML says"),
         (["--out", "x", "--image", "i", "--inputs", "tests"], 3, r"no *.nii.gz in it"),
         (["--out", "x", "--team", "A b", "--image", "i", "--inputs", "tests"], 2, "--team 'A b'"),
+        *(
+            (["--out", "x", *words, "--", "true"], 2, f"{words[0]}: has no effect on a command; it is for --image NAME")
+            for words in OPTIONS_OF_IMAGES
+        ),
+        (["--out", "x", "--image", "i", "--inputs", "tests", "--report", "r"], 2, "--report: has no effect on"),
+        (
+            ["--out", "x", "--image", "i", "--inputs", "tests", "--protocol", "laptop", "--gpu-index", "0"],
+            2,
+            "--gpu-index: has no effect with --protocol laptop, which has no GPU",
+        ),
+        (["--again", "tests", "--out", "x"], 2, "--out: has no effect on --again; it is for measuring"),
+        (["--again", "tests", "--interval", "0.1"], 2, "--interval: has no effect on --again"),
     ],
 )
 def test_mistakes(
