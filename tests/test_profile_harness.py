@@ -65,7 +65,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_scans(folder: Path, *names: str) -> Path:
     folder.mkdir()
     for name in names:
-        (folder / f"{name}_0000.nii.gz").write_text(name)
+        (folder / f"{name}_0000.nii.gz").write_bytes(os.fsencode(name))
     return folder
 
 
@@ -197,6 +197,16 @@ def test_penalties_of_failed_cases(docker: Path, tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr().out
     assert f"2 failed, 1 ok, mean Time {means['Time']:.2f} s" in shown
     assert "exit code 3, see log.txt in details" in shown
+
+
+def test_names_that_are_not_utf8_have_their_rows(
+    docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scans(tmp_path / "scans", "a", os.fsdecode(b"caf\xe9"))
+    assert run_harness(tmp_path) == 0
+    table = read_table(tmp_path / "out" / "team" / "team_Efficiency.csv")
+    assert list(table) == ["a_0000.nii.gz", "caf\\udce9_0000.nii.gz"]
+    assert "[2/2] caf\\udce9_0000: ok" in capsys.readouterr().out
 
 
 def test_dockers_own_exit_code_from_predict_sh_is_a_failed_case(docker: Path, tmp_path: Path) -> None:

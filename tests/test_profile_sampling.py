@@ -126,6 +126,24 @@ def test_exit_code_is_passed_through_without_figures_too(
     assert "no figures (No space left on device); the samples are there" in capsys.readouterr().err
 
 
+def test_fault_in_the_figures_is_logged_and_not_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError("a font's")
+
+    monkeypatch.setattr("tools.profile.plots.draw_profile", fail)
+    assert profile(tmp_path, "sh", "-c", "exit 7") == 7
+    assert f"the samples are there: --again {tmp_path}" in caplog.text
+    assert "TypeError: a font's" in caplog.text
+
+
+def test_arguments_that_are_not_utf8_are_in_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert profile(tmp_path, "sh", "-c", "exit 7", os.fsdecode(b"caf\xe9")) == 7
+    assert "no figures" not in capsys.readouterr().err
+    assert (tmp_path / "profile.png").exists()
+
+
 def test_command_that_cannot_be_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert profile(tmp_path, str(tmp_path / "no-such-program")) == CommandError.exit_code == 127
     assert "no-such-program: cannot be started" in capsys.readouterr().err

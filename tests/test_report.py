@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -336,3 +337,16 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     assert run(tmp_path, "--title", evil, "--credit", evil) == 0
     text, _, _ = read_page(tmp_path / "report.html")
     assert "alert(1)</script>" not in text
+
+
+def test_names_that_are_not_utf8_are_one_text_in_all_of_the_page(tmp_path: Path) -> None:
+    """The script looks for a run's table by the run's name."""
+    name = os.fsdecode(b"caf\xe9")
+    save(tmp_path / "scans" / f"{name}_0000.nii.gz", scan())
+    save(tmp_path / "predictions" / f"{name}.nii.gz", organs(2, 6))
+    write_harness(tmp_path / "measured", {name: 10.0})
+    assert run(tmp_path, "--profile", "measured") == 0
+    text, _, data = read_page(tmp_path / "report.html")
+    assert [case["id"] for case in data["cases"]] == ["caf\\udce9"]
+    assert data["runs"][0]["name"] == "caf\\udce9_0000"
+    assert 'data-run="caf\\udce9_0000"' in text

@@ -1,6 +1,7 @@
 """Command line: ``python -m tools.profile``."""
 
 import argparse
+import logging
 import re
 import shutil
 import signal
@@ -30,6 +31,8 @@ from tools.profile.official import DEFAULT_PROTOCOL, PROTOCOLS
 from tools.profile.results import describe_all
 from tools.profile.runner import Job
 from tools.profile.scopes.gpu import find_gpu
+
+logger = logging.getLogger(__name__)
 
 _EXIT_TIMED_OUT = 124
 _STUCK_S = 3600.0  # what the organisers count for a stuck container
@@ -123,6 +126,8 @@ def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
                 print(f"no stages: {profile['no_stages']} (--report {report})", file=sys.stderr)
     except (AppError, OSError) as error:  # the command's exit code is what counts
         print(f"error: no figures ({error}); the samples are there, make them with --again {out}", file=sys.stderr)
+    except Exception:
+        logger.exception("no figures, by a fault of the profiler; the samples are there: --again %s", out)
     return _EXIT_TIMED_OUT if ending.reason == "timeout" else ending.exit_code
 
 
