@@ -137,6 +137,7 @@ def test_one_start_per_case_and_the_organisers_files(docker: Path, tmp_path: Pat
     harness = json.loads((folder / "harness.json").read_text())
     assert (harness["schema_version"], harness["image_id"]) == (1, "sha256:1234")
     assert [case["folder"] for case in harness["cases"]] == ["details/a_0000", "details/b_0000"]
+    assert [case["scan"] for case in harness["cases"]] == ["a_0000.nii.gz", "b_0000.nii.gz"]
     assert harness["limits"] == {"--shm-size": "28gb", "-m": "1g", "--memory-swap": "1g", "--cpus": "1.5"}
 
 

@@ -279,6 +279,21 @@ def test_scores_of_other_predictions_are_said(tmp_path: Path) -> None:
     assert "scores are of the label maps" not in read_page(page)[0]
 
 
+def test_runs_are_linked_by_their_scans_names_dots_included(tmp_path: Path) -> None:
+    """The organisers' stem of P1.v2_0000.nii.gz is P1."""
+    save(tmp_path / "scans" / "P1.v2_0000.nii.gz", scan())
+    save(tmp_path / "predictions" / "P1.v2.nii.gz", organs(2, 6))
+    harness = write_harness(tmp_path / "measured", {"P1": 10.0, "other": 10.0}) / "harness.json"
+    content = json.loads(harness.read_text())
+    content["cases"][0] |= {"scan": "P1.v2_0000.nii.gz", "stem": "P1"}
+    harness.write_text(json.dumps(content))
+    assert run(tmp_path, "--profile", "measured") == 0
+    text, _, data = read_page(tmp_path / "report.html")
+    assert [(case["id"], case["run"]) for case in data["cases"]] == [("P1.v2", 0)]
+    assert "other_0000: its run belongs to no case of this report; expected other.nii.gz among them" in text
+    assert "P1: its run belongs" not in text
+
+
 def test_the_apps_report_alone_gives_stages(tmp_path: Path) -> None:
     write_cases(tmp_path)
     (tmp_path / "app.json").write_text(json.dumps(app_report("a")))

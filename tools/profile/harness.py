@@ -83,7 +83,7 @@ class Harness:
         write_case(content, self.folder / f"{stem}.json")
         draw_official(content, stem, self.folder, interval_s)
         measured = figures(content, self._container.protocol, interval_s)
-        self.results.append(CaseResult(stem, status, measured, profile, notes))
+        self.results.append(CaseResult(scan.name, stem, status, measured, profile, notes))
         write_results(self.folder, self._container, self._facts, self.results)
         return self.results[-1]
 

@@ -41,6 +41,7 @@ class CaseResult:
     """One case.
 
     Attributes:
+        scan: name of its file, which tells the case: the stem of ``a.b_0000.nii.gz`` is ``a``.
         stem: the scan's name up to its first dot, as the organisers name their files.
         status: ``stuck`` ran into the time-out; ``failed`` has an exit code or no label map; ``interrupted`` says
             nothing about the image.
@@ -49,6 +50,7 @@ class CaseResult:
         notes: what is not as the challenge expects it.
     """
 
+    scan: str
     stem: str
     status: Status
     measured: Figures
@@ -103,6 +105,7 @@ def write_results(folder: Path, container: Container, facts: dict[str, Any], res
     write_table(_DETAIL_COLUMNS, [_detail_row(result) for result in results], folder / DETAILS / DETAILS_FILE)
     cases = [
         {
+            "scan": result.scan,
             "stem": result.stem,
             "status": result.status,
             "notes": result.notes,
