@@ -71,6 +71,11 @@ def write_report(path: Path, spans: list[Span], loading: Span | None = None) -> 
     return path
 
 
+def report_text(**changed: object) -> str:
+    span = {"stage": "read", "start_unix_s": UNIX_S + 2, "end_unix_s": UNIX_S + 3} | changed
+    return json.dumps({"cases": [{"spans": [span]}], "network_load_span": None})
+
+
 def test_areas() -> None:
     times, values = [0.0, 0.1, 0.5, 0.6, 2.0], [10.0, 20.0, 5.0, 0.0, 7.0]
     assert areas.sum_area(values, 0.1) == pytest.approx(4.2)
@@ -284,7 +289,18 @@ def test_a_stage_that_comes_twice_is_one_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["no JSON", "[]", '{"cases": [{}]}', '{"cases": [], "network_load_span": {"a": 1}}']
+    "content",
+    [
+        "no JSON",
+        "[" * 100_000,
+        "[]",
+        '{"cases": [{}]}',
+        '{"cases": [], "network_load_span": {"a": 1}}',
+        report_text(start_unix_s="12"),
+        report_text(end_unix_s=float("nan")),
+        report_text(end_unix_s=None),
+        report_text(stage=["read"]),
+    ],
 )
 def test_what_is_no_report_costs_the_stages_and_nothing_else(content: str, tmp_path: Path) -> None:
     write_samples(tmp_path, recording())
@@ -327,7 +343,7 @@ def test_killed_profiler_leaves_figures(tmp_path: Path) -> None:
         (lambda lines: lines[1:], "the first line is not a recording's header"),
         (lambda lines: [lines[0], "{}"], "line 2 is not of a recording"),
         (lambda lines: [lines[0].replace('"schema_version": 1', '"schema_version": 9')], "schema version 9"),
-        (lambda lines: lines[:2], "killed before the command started"),
+        (lambda lines: lines[:2], "the command could not be started, or the profiler was killed before"),
     ],
 )
 def test_what_is_no_recording_is_refused(edit: Any, message: str, tmp_path: Path) -> None:

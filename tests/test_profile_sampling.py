@@ -147,6 +147,8 @@ def test_arguments_that_are_not_utf8_are_in_the_picture(tmp_path: Path, capsys: 
 def test_command_that_cannot_be_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert profile(tmp_path, str(tmp_path / "no-such-program")) == CommandError.exit_code == 127
     assert "no-such-program: cannot be started" in capsys.readouterr().err
+    assert main(["--again", str(tmp_path)]) == 3
+    assert "the command could not be started, or the profiler was killed before" in capsys.readouterr().err
 
 
 def test_time_out_stops_the_whole_group(tmp_path: Path) -> None:
@@ -245,6 +247,14 @@ def test_report_that_was_there_before_is_not_this_runs(tmp_path: Path, capsys: p
     assert profile(tmp_path / "out", "true", options=(*QUICK, "--report", str(report))) == 0
     assert not (tmp_path / "out" / "report.json").exists()
     assert "no stages: no report.json of the app" in capsys.readouterr().err
+
+
+def test_report_with_times_that_are_none_costs_the_stages_alone(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    span = '{"stage": "read", "start_unix_s": "12", "end_unix_s": 13}'
+    script = f"""echo '{{"cases": [{{"spans": [{span}]}}], "network_load_span": null}}' > {report}; exit 7"""
+    assert profile(tmp_path / "out", "sh", "-c", script, options=(*QUICK, "--report", str(report))) == 7
+    assert "report.json: tells no spans" in read_profile(tmp_path / "out")["no_stages"]
 
 
 def test_report_may_be_written_where_its_copy_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

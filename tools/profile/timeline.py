@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import FolderError
+from app.json_values import build_value
 from app.report import Span
 from tools.profile.recording import Recording, Sample
 
@@ -54,13 +55,18 @@ def read_spans(path: Path) -> tuple[list[Span], Span | None]:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        spans = [Span(**span) for case in report["cases"] for span in case["spans"]]
+        spans = [_span(span) for case in report["cases"] for span in case["spans"]]
         loading = report["network_load_span"]
-        return sorted(spans, key=lambda span: span.start_unix_s), Span(**loading) if loading else None
+        return sorted(spans, key=lambda span: span.start_unix_s), _span(loading) if loading else None
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; expected what `python -m app --report` writes") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(f"{path}: tells no spans of stages; expected a report of this app (--report)") from error
+
+
+def _span(content: Any) -> Span:
+    span: Span = build_value(Span, content, "span")
+    return span
 
 
 @dataclass(frozen=True)
