@@ -55,9 +55,12 @@ def watch_rename(path: Path) -> Callable[[], bool]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The text under ``path``, in UTF-8, whole or not at all; errors as of ``atomic_file``."""
+    """The text under ``path``, in UTF-8, whole or not at all; errors as of ``atomic_file``.
+
+    A byte of a file name that is not UTF-8 becomes ``\\udce9``, as in Python's JSON.
+    """
     with atomic_file(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode(errors="backslashreplace"))
 
 
 def remove_partials(folder: Path) -> None:

@@ -2,13 +2,15 @@
 
 import errno
 import fcntl
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from app.atomic_files import atomic_file, remove_partials
+from app.atomic_files import atomic_file, remove_partials, write_text
 from app.errors import CaseError, FolderError
+from app.report import CaseRecord, RunRecord
 
 
 def partials(folder: Path) -> list[Path]:
@@ -123,3 +125,15 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", broken)
     with pytest.raises(FolderError, match=r"a: cannot be written \(Input/output error\)"), atomic_file(tmp_path / "a"):
         pass
+
+
+def test_names_that_are_not_utf8_make_no_text_that_is_not(tmp_path: Path) -> None:
+    """In JSON, as the app's report is, such a name comes back as it was."""
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / "a.csv", f"{name},é\n")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "caf\\udce9,é\n"
+    record = RunRecord({})
+    record.cases.append(CaseRecord(name, f"{name}_0000.nii.gz", f"{name}.nii.gz"))
+    record.write(tmp_path / "report.json")
+    (case,) = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["cases"]
+    assert (case["case_id"], case["output"]) == (name, f"{name}.nii.gz")

@@ -81,6 +81,18 @@ def scores_json(folders: tuple[Path, Path, Path]) -> Any:
 # --- what is written -------------------------------------------------------------------------------------
 
 
+def test_names_that_are_not_utf8_cost_no_table(
+    folders: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_pair(folders, name, labels())
+    assert evaluate(folders) == 0
+    assert scores_json(folders)["cases"][0]["case_id"] == name
+    assert "caf\\udce9.nii.gz," in (folders[2] / "DSC_NSD_team.csv").read_text(encoding="utf-8")
+    assert {path.name for path in folders[2].iterdir()} > {"values.csv", "scores.md"}
+    assert capsys.readouterr().out
+
+
 def test_csv_is_the_organisers_table(folders: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     write_pair(folders, "FLARE22_Tr_0002", labels())
     # Liver 2 x 16 / (16 + 24) = 0.8, beyond its tolerance only by a part; no kidney in truth; an aorta on one slice.

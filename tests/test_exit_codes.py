@@ -1,5 +1,7 @@
 """How a tool ends: what its exit code is, and what stands on stderr."""
 
+import io
+import sys
 from typing import NoReturn
 
 import pytest
@@ -41,3 +43,11 @@ def test_all_else_is_raised(error: BaseException, capsys: pytest.CaptureFixture[
         exit_code_of(lambda: _raise(error))
     assert raised.value is error
     assert capsys.readouterr() == ("", "")
+
+
+def test_names_that_are_not_utf8_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
+    assert exit_code_of(lambda: 0 * sys.stdout.write("caf\udce9")) == 0
+    sys.stdout.flush()
+    assert written.getvalue() == b"caf\\udce9"

@@ -1,5 +1,6 @@
 """The three planes: nibabel writes scans in several orientations, and the pixels tell where the organ went."""
 
+import os
 from itertools import combinations
 from pathlib import Path
 
@@ -212,5 +213,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     out = tmp_path / "planes.png"
     assert main(["planes", str(scan), str(labels), str(out), "--palette"]) == 0
     assert outline_pixels(read_pixels(out, "P"), LEFT_KIDNEY).any()
+    not_utf8 = labels.rename(tmp_path / os.fsdecode(b"caf\xe9.nii.gz"))
+    assert main(["planes", str(scan), str(not_utf8), str(out)]) == 0
     assert main(["planes", str(scan), str(tmp_path / "missing.nii.gz"), str(out)]) == 1
     assert "missing.nii.gz: cannot be read" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Figures of recordings made by hand: areas, the organisers' formulas and files, penalties, stages."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ def write_report(path: Path, spans: list[Span], loading: Span | None = None) -> 
     record.cases.append(CaseRecord("case", "in", "out", spans=spans))
     record.write(path)
     return path
+
+
+def report_text(**changed: object) -> str:
+    span = {"stage": "read", "start_unix_s": UNIX_S + 2, "end_unix_s": UNIX_S + 3} | changed
+    return json.dumps({"cases": [{"spans": [span]}], "network_load_span": None})
 
 
 def test_areas() -> None:
@@ -245,6 +250,25 @@ def test_stages_tell_who_holds_the_memory_and_who_the_cpu(tmp_path: Path) -> Non
     assert [span["stage"] for span in found["spans"]] == ["start-up", "read", "network", "exit"]
 
 
+def test_stages_without_samples_have_no_figures() -> None:
+    """Everything is known from 2 to 4 s of a run from 1 to 5 s; start-up ends at 2.5 s."""
+    whole = recording(replace(HEADER, gpu={"index": 1, "name": "Quadro", "total_mib": 16384.0}))
+    samples = [
+        found if 2 <= found.monotonic_s <= 4 else replace(found, memory_mib=None, cpu_s=None, gpu_mib=None)
+        for found in whole.samples
+    ]
+    stretches = (("early", 1, 1.75), ("start-up", 1, 2.5), ("read", 2.5, 4), ("late", 4.5, 5))
+    spans = [Span(name, UNIX_S + start, UNIX_S + end) for name, start, end in stretches]
+    table = {row.stage: row for row in stage_table(spans, replace(whole, samples=samples))}
+    start_up = table["start-up"]
+    assert (start_up.seconds, start_up.memory_mib, start_up.memory_area) == (1.5, 200, 100)  # from 100 to 300 in 0.5 s
+    assert (start_up.memory_change_mib, start_up.memory_peak_mib) == (200, 300)
+    assert (start_up.cpu_s, start_up.cores, start_up.gpu_peak_mib) == (1, 2, 3000)
+    for stage in ("early", "late"):
+        assert {name for name, value in asdict(table[stage]).items() if value is not None} == {"stage", "seconds"}
+    assert sum(row.memory_area or 0 for row in table.values()) == 100 + 200 + 500
+
+
 def test_partition_has_no_gaps() -> None:
     spans = [Span("a", 12, 13), Span("b", 15, 19)]
     assert partition(spans, 10, 20) == [
@@ -265,7 +289,18 @@ def test_a_stage_that_comes_twice_is_one_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["no JSON", "[]", '{"cases": [{}]}', '{"cases": [], "network_load_span": {"a": 1}}']
+    "content",
+    [
+        "no JSON",
+        "[" * 100_000,
+        "[]",
+        '{"cases": [{}]}',
+        '{"cases": [], "network_load_span": {"a": 1}}',
+        report_text(start_unix_s="12"),
+        report_text(end_unix_s=float("nan")),
+        report_text(end_unix_s=None),
+        report_text(stage=["read"]),
+    ],
 )
 def test_what_is_no_report_costs_the_stages_and_nothing_else(content: str, tmp_path: Path) -> None:
     write_samples(tmp_path, recording())
@@ -308,7 +343,7 @@ def test_killed_profiler_leaves_figures(tmp_path: Path) -> None:
         (lambda lines: lines[1:], "the first line is not a recording's header"),
         (lambda lines: [lines[0], "{}"], "line 2 is not of a recording"),
         (lambda lines: [lines[0].replace('"schema_version": 1', '"schema_version": 9')], "schema version 9"),
-        (lambda lines: lines[:2], "killed before the command started"),
+        (lambda lines: lines[:2], "the command could not be started, or the profiler was killed before"),
     ],
 )
 def test_what_is_no_recording_is_refused(edit: Any, message: str, tmp_path: Path) -> None:

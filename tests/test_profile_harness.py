@@ -32,6 +32,8 @@ case $name in
     fail*) echo 'something broke' >&2; exit 3 ;;
     odd*) exit 125 ;;
     silent*) exit 0 ;;
+    link*) ln -s "$PWD/inputs" "outputs/$name.nii.gz"; exit 0 ;;
+    folder*) mkdir "outputs/$name.nii.gz"; exit 0 ;;
     stuck*) echo waiting; sleep 60; exit 0 ;;
     litter*) touch outputs/log.txt inputs/cache ;;
     load*) python3 -c '
@@ -63,7 +65,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_scans(folder: Path, *names: str) -> Path:
     folder.mkdir()
     for name in names:
-        (folder / f"{name}_0000.nii.gz").write_text(name)
+        (folder / f"{name}_0000.nii.gz").write_bytes(os.fsencode(name))
     return folder
 
 
@@ -135,6 +137,7 @@ def test_one_start_per_case_and_the_organisers_files(docker: Path, tmp_path: Pat
     harness = json.loads((folder / "harness.json").read_text())
     assert (harness["schema_version"], harness["image_id"]) == (1, "sha256:1234")
     assert [case["folder"] for case in harness["cases"]] == ["details/a_0000", "details/b_0000"]
+    assert [case["scan"] for case in harness["cases"]] == ["a_0000.nii.gz", "b_0000.nii.gz"]
     assert harness["limits"] == {"--shm-size": "28gb", "-m": "1g", "--memory-swap": "1g", "--cpus": "1.5"}
 
 
@@ -151,9 +154,21 @@ def test_one_start_per_case_and_the_organisers_files(docker: Path, tmp_path: Pat
 )
 def test_verdict(reason: Reason, exit_code: int, made: set[str], status: str) -> None:
     ending = Ending(exit_code, reason, 0.0, 0.0, 1.0, 0.5, 0.1, 0)
-    found, notes = judge(ending, "a.nii.gz", made, set())
+    found, notes = judge(ending, "a.nii.gz", dict.fromkeys(made, True), set())
     assert found == status
     assert bool(notes) == (status not in ("ok", "interrupted") or not made)
+
+
+def test_a_link_or_folder_is_no_label_map(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "folder", "link", "tame")
+    assert run_harness(tmp_path) == 1
+    details = read_table(tmp_path / "out" / "team" / "details" / "details.csv")
+    remark = "outputs/{}.nii.gz: a link or folder, no file; expected the label map"
+    assert {name: (row["Status"], row["Notes"]) for name, row in details.items()} == {
+        "folder_0000.nii.gz": ("failed", remark.format("folder")),
+        "link_0000.nii.gz": ("failed", remark.format("link")),
+        "tame_0000.nii.gz": ("ok", ""),
+    }
 
 
 def test_penalties_of_failed_cases(docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +200,16 @@ def test_penalties_of_failed_cases(docker: Path, tmp_path: Path, capsys: pytest.
     assert "exit code 3, see log.txt in details" in shown
 
 
+def test_names_that_are_not_utf8_have_their_rows(
+    docker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scans(tmp_path / "scans", "a", os.fsdecode(b"caf\xe9"))
+    assert run_harness(tmp_path) == 0
+    table = read_table(tmp_path / "out" / "team" / "team_Efficiency.csv")
+    assert list(table) == ["a_0000.nii.gz", "caf\\udce9_0000.nii.gz"]
+    assert "[2/2] caf\\udce9_0000: ok" in capsys.readouterr().out
+
+
 def test_dockers_own_exit_code_from_predict_sh_is_a_failed_case(docker: Path, tmp_path: Path) -> None:
     write_scans(tmp_path / "scans", "odd", "tame")
     assert run_harness(tmp_path) == 1
@@ -207,6 +232,13 @@ def test_stuck_case_is_ended_and_penalised(docker: Path, tmp_path: Path) -> None
     assert ["container", "kill", CONTAINER_ID] in calls(docker)
     assert ["container", "rm", "--force", CONTAINER_ID] in calls(docker)
     assert len(read_recording(folder / "details" / "stuck_0000" / "samples.jsonl").during("run")) > 10
+
+
+def test_time_out_of_0_s_is_none_of_an_hour(docker: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", "tame")
+    assert run_harness(tmp_path, "--timeout", "0") == 1
+    harness = json.loads((tmp_path / "out" / "team" / "harness.json").read_text())
+    assert (harness["timeout_s"], [case["status"] for case in harness["cases"]]) == (0, ["stuck"])
 
 
 @pytest.mark.long

@@ -23,6 +23,16 @@ from tools.profile.recording import Header, RecordingWriter, Sample, read_record
 from tools.profile.runner import CommandError, Job
 
 QUICK = ("--baseline", "0", "--interval", "0.02")
+OPTIONS_OF_IMAGES = (
+    ("--inputs", "tests"),
+    ("--team", "me"),
+    ("--protocol", "flare24"),  # the default
+    ("--stages",),
+    ("-m", "1g"),
+    ("--memory-swap", "1g"),
+    ("--cpus", "1"),
+    ("--shm-size", "1g"),
+)
 # Holds MIB for HOLD seconds, then burns BURN CPU seconds; a shell between, so that it is not the command itself.
 # Prints what it knows itself: resident MiB without the held ones; least and most MiB s of the held ones, which differ
 # by what a busy machine lets it wait between an act and its clock; wall and CPU seconds.
@@ -116,9 +126,29 @@ def test_exit_code_is_passed_through_without_figures_too(
     assert "no figures (No space left on device); the samples are there" in capsys.readouterr().err
 
 
+def test_fault_in_the_figures_is_logged_and_not_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError("a font's")
+
+    monkeypatch.setattr("tools.profile.plots.draw_profile", fail)
+    assert profile(tmp_path, "sh", "-c", "exit 7") == 7
+    assert f"the samples are there: --again {tmp_path}" in caplog.text
+    assert "TypeError: a font's" in caplog.text
+
+
+def test_arguments_that_are_not_utf8_are_in_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert profile(tmp_path, "sh", "-c", "exit 7", os.fsdecode(b"caf\xe9")) == 7
+    assert "no figures" not in capsys.readouterr().err
+    assert (tmp_path / "profile.png").exists()
+
+
 def test_command_that_cannot_be_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert profile(tmp_path, str(tmp_path / "no-such-program")) == CommandError.exit_code == 127
     assert "no-such-program: cannot be started" in capsys.readouterr().err
+    assert main(["--again", str(tmp_path)]) == 3
+    assert "the command could not be started, or the profiler was killed before" in capsys.readouterr().err
 
 
 def test_time_out_stops_the_whole_group(tmp_path: Path) -> None:
@@ -137,6 +167,20 @@ def test_what_ignores_a_kind_word_is_killed(tmp_path: Path, monkeypatch: pytest.
     code = profile(tmp_path, "sh", "-c", "trap '' TERM; sleep 60", options=(*QUICK, "--timeout", "0.2"))
     assert code == 124
     assert read_profile(tmp_path)["ending"]["exit_code"] == 137
+
+
+@pytest.mark.parametrize(("trap", "exit_code"), [("", 143), ("trap '' TERM; ", 137)])
+def test_time_out_does_not_wait_for_a_sample(
+    trap: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second sample would be due after a minute. Neither does patience wait for it."""
+    monkeypatch.setattr(runner, "_GRACE_S", 0.2)
+    options = ("--baseline", "0", "--interval", "60", "--timeout", "0.3")
+    assert profile(tmp_path, "sh", "-c", f"{trap}sleep 30; exit 0", options=options) == 124
+    found = read_profile(tmp_path)
+    assert (found["ending"]["reason"], found["ending"]["exit_code"]) == ("timeout", exit_code)
+    assert 0.3 <= found["seconds"] < 20
+    assert found["sampler"]["samples"] == 1
 
 
 def _has_ended(pid: int) -> bool:
@@ -205,6 +249,14 @@ def test_report_that_was_there_before_is_not_this_runs(tmp_path: Path, capsys: p
     assert "no stages: no report.json of the app" in capsys.readouterr().err
 
 
+def test_report_with_times_that_are_none_costs_the_stages_alone(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    span = '{"stage": "read", "start_unix_s": "12", "end_unix_s": 13}'
+    script = f"""echo '{{"cases": [{{"spans": [{span}]}}], "network_load_span": null}}' > {report}; exit 7"""
+    assert profile(tmp_path / "out", "sh", "-c", script, options=(*QUICK, "--report", str(report))) == 7
+    assert "report.json: tells no spans" in read_profile(tmp_path / "out")["no_stages"]
+
+
 def test_report_may_be_written_where_its_copy_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.json"
     options = (*QUICK, "--report", str(report))
@@ -227,6 +279,18 @@ def test_report_may_be_written_where_its_copy_goes(tmp_path: Path, capsys: pytes
         (["--out", "x", "--gpu-index", "77", "--", "true"], 4, "GPU 77: NVML says"),
         (["--out", "x", "--image", "i", "--inputs", "tests"], 3, r"no *.nii.gz in it"),
         (["--out", "x", "--team", "A b", "--image", "i", "--inputs", "tests"], 2, "--team 'A b'"),
+        *(
+            (["--out", "x", *words, "--", "true"], 2, f"{words[0]}: has no effect on a command; it is for --image NAME")
+            for words in OPTIONS_OF_IMAGES
+        ),
+        (["--out", "x", "--image", "i", "--inputs", "tests", "--report", "r"], 2, "--report: has no effect on"),
+        (
+            ["--out", "x", "--image", "i", "--inputs", "tests", "--protocol", "laptop", "--gpu-index", "0"],
+            2,
+            "--gpu-index: has no effect with --protocol laptop, which has no GPU",
+        ),
+        (["--again", "tests", "--out", "x"], 2, "--out: has no effect on --again; it is for measuring"),
+        (["--again", "tests", "--interval", "0.1"], 2, "--interval: has no effect on --again"),
     ],
 )
 def test_mistakes(
@@ -311,8 +375,8 @@ def test_stages_of_the_app(tmp_path: Path, tiny_bundle: Path) -> None:
     assert {"start-up", "read", "preprocess", "network", "restore", "write", "exit"} <= set(rows)
     assert sum(row["seconds"] for row in rows.values()) == pytest.approx(found["seconds"])
     assert rows["network"]["seconds"] == pytest.approx(told["cases"][0]["seconds"]["network"], abs=1e-6)
-    assert sum(row["cpu_s"] for row in rows.values()) == pytest.approx(found["own"]["cpu"]["core_s"], rel=0.1)
-    assert max(row["memory_peak_mib"] for row in rows.values()) <= found["own"]["memory"]["peak_mib"]
+    assert sum(row["cpu_s"] or 0 for row in rows.values()) == pytest.approx(found["own"]["cpu"]["core_s"], rel=0.1)
+    assert max(row["memory_peak_mib"] or 0 for row in rows.values()) <= found["own"]["memory"]["peak_mib"]
     assert found["own"]["memory"]["peak_mib"] == pytest.approx(told["peak_memory_mib"], rel=0.1)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -278,6 +279,21 @@ def test_scores_of_other_predictions_are_said(tmp_path: Path) -> None:
     assert "scores are of the label maps" not in read_page(page)[0]
 
 
+def test_runs_are_linked_by_their_scans_names_dots_included(tmp_path: Path) -> None:
+    """The organisers' stem of P1.v2_0000.nii.gz is P1."""
+    save(tmp_path / "scans" / "P1.v2_0000.nii.gz", scan())
+    save(tmp_path / "predictions" / "P1.v2.nii.gz", organs(2, 6))
+    harness = write_harness(tmp_path / "measured", {"P1": 10.0, "other": 10.0}) / "harness.json"
+    content = json.loads(harness.read_text())
+    content["cases"][0] |= {"scan": "P1.v2_0000.nii.gz", "stem": "P1"}
+    harness.write_text(json.dumps(content))
+    assert run(tmp_path, "--profile", "measured") == 0
+    text, _, data = read_page(tmp_path / "report.html")
+    assert [(case["id"], case["run"]) for case in data["cases"]] == [("P1.v2", 0)]
+    assert "other_0000: its run belongs to no case of this report; expected other.nii.gz among them" in text
+    assert "P1: its run belongs" not in text
+
+
 def test_the_apps_report_alone_gives_stages(tmp_path: Path) -> None:
     write_cases(tmp_path)
     (tmp_path / "app.json").write_text(json.dumps(app_report("a")))
@@ -336,3 +352,16 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     assert run(tmp_path, "--title", evil, "--credit", evil) == 0
     text, _, _ = read_page(tmp_path / "report.html")
     assert "alert(1)</script>" not in text
+
+
+def test_names_that_are_not_utf8_are_one_text_in_all_of_the_page(tmp_path: Path) -> None:
+    """The script looks for a run's table by the run's name."""
+    name = os.fsdecode(b"caf\xe9")
+    save(tmp_path / "scans" / f"{name}_0000.nii.gz", scan())
+    save(tmp_path / "predictions" / f"{name}.nii.gz", organs(2, 6))
+    write_harness(tmp_path / "measured", {name: 10.0})
+    assert run(tmp_path, "--profile", "measured") == 0
+    text, _, data = read_page(tmp_path / "report.html")
+    assert [case["id"] for case in data["cases"]] == ["caf\\udce9"]
+    assert data["runs"][0]["name"] == "caf\\udce9_0000"
+    assert 'data-run="caf\\udce9_0000"' in text

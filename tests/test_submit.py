@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,16 @@ def test_failing_command_is_not_hardened(docker: Path, scans: Path, tmp_path: Pa
     assert record(tmp_path)["measured"]["means"]["Time"] == 3600.0
 
 
+@pytest.mark.parametrize("place", ["outputs/b.nii.gz", "outputs/a.nii.gz"])
+def test_label_map_that_is_a_link_fails_the_run(place: str, docker: Path, scans: Path, tmp_path: Path) -> None:
+    """Of the case itself, which then has none; of the case before, whose was there when it ended."""
+    swap = f'[ ! -e inputs/b_0000.nii.gz ] || {{ rm -f {place}; ln -s "$PWD/inputs/b_0000.nii.gz" {place}; }}\n'
+    (docker / "predict.sh").write_text(PREDICT_SH + swap)
+    assert submit(tmp_path) == 1
+    assert f"{place}: " in outcomes(tmp_path, "failed")["run"]
+    assert "a link or folder, no file" in outcomes(tmp_path, "failed")["run"]
+
+
 def test_all_scans_and_a_name_without_tag(docker: Path, scans: Path, tmp_path: Path) -> None:
     assert submit(tmp_path, "--all", image="team") == 0
     assert [case["stem"] for case in record(tmp_path)["measured"]["cases"]] == ["a_0000", "b_0000", "c_0000"]
@@ -233,6 +244,7 @@ def test_configuration_that_breaks_one_rule(change: dict[str, Any], rule: str) -
 
 def test_text_is_no_code() -> None:
     assert without_text("echo \"a && b\" # c\nx='\n#'\ny") == "echo '' \nx=''\n\ny"
+    assert without_text('x="a\n$(ls "b"\n) c" \'\n\' # "') == "x=''\n$(ls ''\n) ''\n "
     assert without_text("cat <<EOF >x\n[[ 'it\nEOF\nls").splitlines() == ["cat  >x", "", "", "ls"]
 
 
@@ -249,6 +261,23 @@ def test_text_is_no_code() -> None:
         ("python3 -c 'a = {1,2}; print(a) # &>'", None),
         ("f() { run a,b; }", None),
         ("# echo -e &> {1..3}", None),
+        ('x="$(run &>/dev/null)"', "&>"),
+        ('x="a `run &> log` b"', "&>"),
+        ('x="$(run "a b" "$(more \'c\' &> log)")"', "&>"),
+        ('x="$(echo ")")"; run &> log', "&>"),
+        ('x="\\$(run &> log)"', None),
+        ("echo -n -e x", "echo -e"),
+        ("x=$(echo -e)", "echo -e"),
+        ("/bin/echo -e x", None),
+        ("python my-echo -e x; echo --edit -n", None),
+        ("x+=1", "name+=value"),
+        ("if true; then x+=1; fi", "name+=value"),
+        ("python run.py x+=1 $((x+=1))", None),
+        ("((i++))", "((...))"),
+        ("x=$(( (a + b) * 2 )); ((cd a) && (cd b))", None),
+        ("run --opt={a,b}", "{a..b}"),
+        ("x={a,b}; y=${x:-{1,2}}", None),
+        ('python run.py --opt {\\"a\\":1,\\"b\\":2}', None),
     ],
 )
 def test_words_that_dash_takes_for_something_else(line: str, found: str | None) -> None:
@@ -294,10 +323,25 @@ def test_bash_as_sh_knows_bashisms() -> None:
         ('echo "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"', False),
         ("# CUDA_VISIBLE_DEVICES=0", False),
         ("MY_CUDA_VISIBLE_DEVICES=0", False),
+        ('export "CUDA_VISIBLE_DEVICES=0"', True),
+        ('bash -c "CUDA_VISIBLE_DEVICES=0 python x"', True),
+        ('export "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}"', True),
+        ('echo "$(CUDA_VISIBLE_DEVICES=0 python x)"', True),
+        ('log "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES}"', False),
+        ('echo "set CUDA_VISIBLE_DEVICES=0"; run # "CUDA_VISIBLE_DEVICES=0"', False),
+        ("unset x; echo CUDA_VISIBLE_DEVICES", False),
     ],
 )
 def test_script_that_sets_a_variable(script: str, sets: bool) -> None:
     assert sets_variable(script, "CUDA_VISIBLE_DEVICES") is sets
+
+
+def test_brackets_and_quotes_that_are_not_closed_cost_no_time() -> None:
+    start = time.monotonic()
+    for part in ("$(a ", "$(a) ", '"$(a)', "((a)", "`", "$((a"):
+        find_bashisms(f'"{part * 2000}')
+        sets_variable(f'echo "{part * 2000}', "x")
+    assert time.monotonic() - start < 20
 
 
 def test_label_maps_that_break_rules(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from app.errors import AppError, BundleError, CaseError, FolderError, UsageError
 from app.interruption import EXIT_INTERRUPTED
@@ -19,6 +20,7 @@ def exit_code_of(run: Callable[[], int], interrupted: str = "interrupted") -> in
         run: a tool's work, after its arguments are parsed.
         interrupted: the whole line; says what is kept.
     """
+    print_any_name()
     try:
         return run()
     except AppError as error:
@@ -27,6 +29,12 @@ def exit_code_of(run: Callable[[], int], interrupted: str = "interrupted") -> in
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def print_any_name() -> None:
+    """Lets stdout take names that are not UTF-8, as stderr does: a byte of them is ``\\udce9``."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def error_kind(exit_code: int) -> type[AppError]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from app.errors import EXIT_CASE_FAILED, EXIT_OK, AppError, UsageError
 from app.interruption import EXIT_INTERRUPTED
 from tools.evaluate.presets import DEFAULT_PRESET, PRESETS
+from tools.exit_codes import print_any_name
 
 if TYPE_CHECKING:
     from tools.evaluate.scoring import CaseScores
@@ -108,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = None if comparing else build_parser().parse_args(given)
     terminal = arguments is not None and sys.stderr.isatty() and not arguments.quiet
     _configure_logging(arguments is not None and arguments.quiet, terminal)
+    print_any_name()
     try:
         return _compare(given[1:]) if arguments is None else _run(arguments, terminal)
     except AppError as error:

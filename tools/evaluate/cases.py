@@ -87,7 +87,7 @@ def files_by_case(folder: Path, option: str, kind: str) -> dict[str, list[Path]]
         ) from error
     found: dict[str, list[Path]] = defaultdict(list)
     for entry in entries:
-        if (case_id := _case_id(entry.name)) is not None:
+        if (case_id := case_id_of(entry.name)) is not None:
             found[case_id].append(entry)
     if not found:
         raise FolderError(
@@ -97,7 +97,7 @@ def files_by_case(folder: Path, option: str, kind: str) -> dict[str, list[Path]]
     return found
 
 
-def _case_id(name: str) -> str | None:
+def case_id_of(name: str) -> str | None:
     """``x`` for ``x.nii.gz`` and ``x_0000.nii.gz``; None for other files."""
     for suffix in _SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):

@@ -201,7 +201,7 @@ class Sheet:
         artist = self._figure.text(
             column,
             self._height - row,
-            text,
+            text.encode(errors="backslashreplace").decode(),  # a file's name may not be UTF-8
             fontsize=size,
             color=colour,
             fontweight=weight,

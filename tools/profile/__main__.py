@@ -1,6 +1,7 @@
 """Command line: ``python -m tools.profile``."""
 
 import argparse
+import logging
 import re
 import shutil
 import signal
@@ -31,9 +32,13 @@ from tools.profile.results import describe_all
 from tools.profile.runner import Job
 from tools.profile.scopes.gpu import find_gpu
 
+logger = logging.getLogger(__name__)
+
 _EXIT_TIMED_OUT = 124
 _STUCK_S = 3600.0  # what the organisers count for a stuck container
 _LIMITS = ("-m", "--memory-swap", "--cpus", "--shm-size")
+_FOR_IMAGES = ("--inputs", "--team", "--protocol", "--stages", *_LIMITS)
+_FOR_RUNS = ("--out", "--quiet", "--interval", "--baseline", "--timeout", "--gpu-index", "--report")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,14 +91,18 @@ def main(argv: list[str] | None = None) -> int:
     """Measures; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     own, command = (words[: (cut := words.index("--"))], words[cut + 1 :]) if "--" in words else (words, [])
-    arguments = build_parser().parse_args(own)
+    parser = build_parser()
+    arguments = parser.parse_args(own)
+    nothing = argparse.Namespace(**dict.fromkeys(vars(arguments)))  # argparse puts no default in place of a value
+    given = {name for name, value in vars(parser.parse_args(own, nothing)).items() if value is not None}
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # between runs; within one the runner takes it
-    return exit_code_of(lambda: _profile(arguments, command), "interrupted; what was measured so far is kept")
+    return exit_code_of(lambda: _profile(arguments, given, command), "interrupted; what was measured so far is kept")
 
 
-def _profile(arguments: argparse.Namespace, command: list[str]) -> int:
-    _check_usage(arguments, command)
+def _profile(arguments: argparse.Namespace, given: set[str], command: list[str]) -> int:
+    """Measures, or does it again; ``given`` are the names of the arguments on the command line."""
+    _check_usage(arguments, given, command)
     if arguments.again:
         return _show_again(arguments.again)
     return _profile_image(arguments) if arguments.image else _profile_command(arguments, command)
@@ -117,17 +126,18 @@ def _profile_command(arguments: argparse.Namespace, command: list[str]) -> int:
                 print(f"no stages: {profile['no_stages']} (--report {report})", file=sys.stderr)
     except (AppError, OSError) as error:  # the command's exit code is what counts
         print(f"error: no figures ({error}); the samples are there, make them with --again {out}", file=sys.stderr)
+    except Exception:
+        logger.exception("no figures, by a fault of the profiler; the samples are there: --again %s", out)
     return _EXIT_TIMED_OUT if ending.reason == "timeout" else ending.exit_code
 
 
 def _profile_image(arguments: argparse.Namespace) -> int:
     protocol = PROTOCOLS[arguments.protocol]
     scans = find_scans(arguments.inputs)
-    given = {option: getattr(arguments, option.lstrip("-").replace("-", "_")) for option in _LIMITS}
-    limits = {option: value for option, value in given.items() if value is not None}
+    limits = {option: value for option in _LIMITS if (value := getattr(arguments, _name(option))) is not None}
     team = arguments.team or team_of(arguments.image)
     container = Container(arguments.image, team, protocol, limits, arguments.stages)
-    timeout_s = arguments.timeout or _STUCK_S
+    timeout_s = _STUCK_S if arguments.timeout is None else arguments.timeout
     live = sys.stderr.isatty() and not arguments.quiet
     harness = Harness(container, _sampling(arguments, protocol.gpu), arguments.out, timeout_s, live)
     complete = run_cases(harness, scans)
@@ -148,9 +158,10 @@ def _sampling(arguments: argparse.Namespace, gpu: bool) -> Sampling:
     return Sampling(arguments.interval, arguments.baseline, found, reason)
 
 
-def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
+def _check_usage(arguments: argparse.Namespace, given: set[str], command: list[str]) -> None:
     if sum(map(bool, (command, arguments.image, arguments.again))) != 1:
         raise UsageError("expected one of: -- COMMAND..., --image NAME with --inputs DIR, --again DIR; see --help")
+    _check_effects(arguments, given, command)
     if not arguments.again and arguments.out is None:
         raise UsageError("--out DIR is missing; expected a new or empty folder for the results")
     if bool(arguments.image) != bool(arguments.inputs):
@@ -161,6 +172,26 @@ def _check_usage(arguments: argparse.Namespace, command: list[str]) -> None:
         raise UsageError(
             f"--team {arguments.team!r}: expected lower-case letters and digits, as Docker names containers"
         )
+
+
+def _check_effects(arguments: argparse.Namespace, given: set[str], command: list[str]) -> None:
+    """Raises UsageError for an option that would be ignored: somebody believes that it has an effect."""
+    idle: tuple[str, ...]
+    if arguments.again:
+        idle, what, use = (*_FOR_RUNS, *_FOR_IMAGES), "--again", "measuring a command or an image"
+    elif command:
+        idle, what, use = _FOR_IMAGES, "a command", "--image NAME with --inputs DIR"
+    else:
+        idle, what, use = ("--report",), "an image", "-- COMMAND...; --stages asks an image of this app for its report"
+    if option := next((option for option in idle if _name(option) in given), None):
+        raise UsageError(f"{option}: has no effect on {what}; it is for {use}")
+    if arguments.image and "gpu_index" in given and not PROTOCOLS[arguments.protocol].gpu:
+        raise UsageError(f"--gpu-index: has no effect with --protocol {arguments.protocol}, which has no GPU")
+
+
+def _name(option: str) -> str:
+    """``memory_swap`` of ``--memory-swap``, as argparse names it."""
+    return option.lstrip("-").replace("-", "_")
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:

@@ -76,13 +76,14 @@ class Harness:
             _copy_scan(scan, inputs)
             ending = self._measure(inputs, outputs, details, label)
             left = _names(inputs) - {scan.name}
-        status, notes = judge(ending, label_map_name(scan), _names(outputs) - present, left)
+        made = {name: is_plain_file(outputs / name) for name in _names(outputs) - present}
+        status, notes = judge(ending, label_map_name(scan), made, left)
         recording, profile = write_profile(details)
         content, interval_s = case_content(recording), self._sampling.interval_s
         write_case(content, self.folder / f"{stem}.json")
         draw_official(content, stem, self.folder, interval_s)
         measured = figures(content, self._container.protocol, interval_s)
-        self.results.append(CaseResult(stem, status, measured, profile, notes))
+        self.results.append(CaseResult(scan.name, stem, status, measured, profile, notes))
         write_results(self.folder, self._container, self._facts, self.results)
         return self.results[-1]
 
@@ -104,7 +105,7 @@ class Harness:
                 id_file.unlink(missing_ok=True)
             if ending.exit_code == _DOCKER_FAILED and _docker_complained(log):
                 raise DeviceError(f"{log}: Docker could not start the container. It ends:\n{_tail(log)}")
-            if (report / REPORT_FILE).exists():
+            if is_plain_file(report / REPORT_FILE):
                 shutil.copyfile(report / REPORT_FILE, details / REPORT_FILE)
             return ending
 
@@ -155,6 +156,11 @@ def label_map_name(scan: Path) -> str:
     if scan.name.endswith(_CHANNEL_SUFFIX):
         return scan.name.removesuffix(_CHANNEL_SUFFIX) + _SCAN_SUFFIX
     return scan.name
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether it is a file itself; what a container's link leads to is another thing here than there."""
+    return not path.is_symlink() and path.is_file()
 
 
 def run_cases(harness: Harness, scans: Sequence[Path]) -> bool:

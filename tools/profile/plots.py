@@ -88,7 +88,7 @@ def _shade(figure: Any, panels: list[Any], stages: Sequence[Span], start_unix_s:
 
 
 def _title(command: Sequence[str]) -> str:
-    text = " ".join(" ".join(command).split())
+    text = " ".join(" ".join(command).split()).encode(errors="backslashreplace").decode()  # not all names are UTF-8
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from tools.profile.recording import Ending
 
 HARNESS_SCHEMA_VERSION = 1
 HARNESS_FILE, DETAILS, DETAILS_FILE = "harness.json", "details", "details.csv"
+NO_FILE = "a link or folder, no file"
 
 Status = Literal["ok", "stuck", "failed", "interrupted"]
 
@@ -40,6 +41,7 @@ class CaseResult:
     """One case.
 
     Attributes:
+        scan: name of its file, which tells the case: the stem of ``a.b_0000.nii.gz`` is ``a``.
         stem: the scan's name up to its first dot, as the organisers name their files.
         status: ``stuck`` ran into the time-out; ``failed`` has an exit code or no label map; ``interrupted`` says
             nothing about the image.
@@ -48,6 +50,7 @@ class CaseResult:
         notes: what is not as the challenge expects it.
     """
 
+    scan: str
     stem: str
     status: Status
     measured: Figures
@@ -66,17 +69,22 @@ class CaseResult:
         return self.measured if self.status == "ok" else self.measured.penalised()
 
 
-def judge(ending: Ending, expected: str, made: set[str], left: set[str]) -> tuple[Status, list[str]]:
+def judge(ending: Ending, expected: str, made: Mapping[str, bool], left: set[str]) -> tuple[Status, list[str]]:
     """(what becomes of a case, what is not as the challenge expects it).
 
     Args:
         ending: of its container.
         expected: name of the label map.
-        made: names that are new in outputs.
+        made: names that are new in outputs, and whether each is a plain file: a link may lead nowhere outside of the
+            container.
         left: names that are new in inputs.
     """
-    notes = [f"no label map: expected outputs/{expected}"] if expected not in made else []
-    notes += [f"outputs/{name}: nothing but the label map may be left there" for name in sorted(made - {expected})]
+    has_label_map, notes = made.get(expected, False), []
+    if not has_label_map:
+        missing = f"no label map: expected outputs/{expected}"
+        notes.append(f"outputs/{expected}: {NO_FILE}; expected the label map" if expected in made else missing)
+    others = sorted(made.keys() - {expected})
+    notes += [f"outputs/{name}: nothing but the label map may be left there" for name in others]
     notes += [f"inputs/{name}: nothing may be left there" for name in sorted(left)]
     if ending.reason == "signal":
         return "interrupted", notes
@@ -85,7 +93,7 @@ def judge(ending: Ending, expected: str, made: set[str], left: set[str]) -> tupl
     if ending.exit_code:
         hint = "; 137 is SIGKILL, as when the memory limit is passed" if ending.exit_code == _KILLED else ""
         notes = [f"exit code {ending.exit_code}, see log.txt in details{hint}", *notes]
-    return "failed" if ending.exit_code or expected not in made else "ok", notes
+    return "failed" if ending.exit_code or not has_label_map else "ok", notes
 
 
 def write_results(folder: Path, container: Container, facts: dict[str, Any], results: Sequence[CaseResult]) -> None:
@@ -97,6 +105,7 @@ def write_results(folder: Path, container: Container, facts: dict[str, Any], res
     write_table(_DETAIL_COLUMNS, [_detail_row(result) for result in results], folder / DETAILS / DETAILS_FILE)
     cases = [
         {
+            "scan": result.scan,
             "stem": result.stem,
             "status": result.status,
             "notes": result.notes,

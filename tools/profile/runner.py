@@ -92,20 +92,26 @@ class _Stopper:
         self._asked_s: float | None = None
         self.reason: Reason = "exit"
 
-    def look(self) -> None:
-        """To be called again and again; a second signal to the profiler ends the patience."""
+    def look(self) -> float | None:
+        """When to call it again at the latest (monotonic); a second signal to the profiler ends the patience."""
         now = time.monotonic()
+        end_s = None if self._timeout_s is None else self._child.start_s + self._timeout_s
         if self._asked_s is None:
             if self._told:
-                self._ask("signal", self._told[0], now)
-            elif self._timeout_s is not None and now >= self._child.start_s + self._timeout_s:
-                self._ask("timeout", signal.SIGTERM, now)
-        elif now >= self._asked_s + _GRACE_S or len(self._told) > 1:
+                return self._ask("signal", self._told[0], now)
+            if end_s is not None and now >= end_s:
+                return self._ask("timeout", signal.SIGTERM, now)
+            return end_s
+        if now >= self._asked_s + _GRACE_S or len(self._told) > 1:
             self._child.signal(signal.SIGKILL)
+            return None
+        return self._asked_s + _GRACE_S
 
-    def _ask(self, reason: Reason, number: int, now: float) -> None:
+    def _ask(self, reason: Reason, number: int, now: float) -> float:
+        """The end of its patience."""
         self.reason, self._asked_s = reason, now
         self._stop(number)
+        return now + _GRACE_S
 
 
 def run_sampled(job: Job, sampler: Sampler) -> Ending:
@@ -121,13 +127,8 @@ def run_sampled(job: Job, sampler: Sampler) -> Ending:
         child = _Child(job)
         sampler.scope = job.scope or TreeScope(child.pid)
         stopper = _Stopper(child, job, told)
-
-        def after_each(sample: Sample) -> None:
-            stopper.look()
-            job.after_each(sample)
-
         try:
-            sampler.take_until(child.ended, "run", after_each)
+            sampler.take_until(child.ended, "run", job.after_each, stopper.look)
         finally:
             if not child.ended.is_set():  # a fault of the profiler itself: leave nothing running
                 child.signal(signal.SIGKILL)

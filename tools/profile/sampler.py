@@ -13,6 +13,10 @@ from tools.profile.scopes.host import host_cpu, host_memory_mib
 _NOTHING = Usage(None, None)
 
 
+def _never() -> float | None:
+    return None
+
+
 class Sampler:
     """Takes samples at start, start + interval, start + 2 intervals, ...: a slow reading does not shift the next.
 
@@ -40,13 +44,21 @@ class Sampler:
         self._writer.sample(sample)
         return sample
 
-    def take_until(self, stop: threading.Event, phase: Phase, after_each: Callable[[Sample], None]) -> None:
+    def take_until(
+        self,
+        stop: threading.Event,
+        phase: Phase,
+        after_each: Callable[[Sample], None],
+        look: Callable[[], float | None] = _never,
+    ) -> None:
         """Samples until ``stop`` is set, at least once; ends at once when it is.
 
         Args:
             stop: set by another thread, or by ``after_each``.
             phase: of all these samples.
             after_each: gets every sample.
+            look: called after every sample, and again at the moment (monotonic) that it returned if no sample is due
+                before; None is never.
         """
         start, moment = time.monotonic(), 0
         while True:
@@ -54,7 +66,11 @@ class Sampler:
             following = max(moment + 1, floor((time.monotonic() - start) / self._interval_s) + 1)
             self.skipped += following - moment - 1
             moment = following
-            if stop.wait(max(0.0, start + moment * self._interval_s - time.monotonic())):
+            due_s = start + moment * self._interval_s
+            while (look_s := look()) is not None and look_s < due_s:
+                if _wait(stop, look_s):
+                    return
+            if _wait(stop, due_s):
                 return
 
     def take_for(self, seconds: float, phase: Phase) -> None:
@@ -68,3 +84,8 @@ class Sampler:
 
         self.take_until(enough, phase, look)
         time.sleep(max(0.0, end - time.monotonic()))
+
+
+def _wait(stop: threading.Event, moment_s: float) -> bool:
+    """Whether ``stop`` was set until then."""
+    return stop.wait(max(0.0, moment_s - time.monotonic()))

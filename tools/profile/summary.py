@@ -29,7 +29,9 @@ def summarise(recording: Recording, timeline: Timeline | None, no_stages: str | 
     header, ending = recording.header, recording.ending
     running = recording.during("run")
     if not running:
-        raise FolderError("the recording has no sample of a run: the profiler was killed before the command started")
+        raise FolderError(
+            "the recording has no sample of a run: the command could not be started, or the profiler was killed before"
+        )
     return {
         "schema_version": PROFILE_SCHEMA_VERSION,
         "recording": asdict(header),

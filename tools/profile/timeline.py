@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import FolderError
+from app.json_values import build_value
 from app.report import Span
 from tools.profile.recording import Recording, Sample
 
@@ -21,16 +22,17 @@ Curve = npt.NDArray[np.float64]  # (2, points): times, values
 
 @dataclass(frozen=True)
 class StageUse:
-    """What one stage took, over all its spans. None is what was not measured.
+    """What one stage took, over the part of its spans that lies between known samples. None is what was not measured.
 
     Attributes:
         stage: the report's name; start-up, between and exit are what no stage covers.
-        memory_mib: mean over its time.
+        seconds: of the whole spans.
+        memory_mib: mean over the time in which it is known.
         memory_area: MiB s.
         memory_peak_mib: largest sample or interpolated edge.
         memory_change_mib: what it left behind: sum of last minus first over its spans.
         cpu_s: of the process tree or the container.
-        cores: cpu_s per second.
+        cores: cpu_s per second in which it is known.
         gpu_peak_mib: of the whole device.
     """
 
@@ -53,13 +55,18 @@ def read_spans(path: Path) -> tuple[list[Span], Span | None]:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        spans = [Span(**span) for case in report["cases"] for span in case["spans"]]
+        spans = [_span(span) for case in report["cases"] for span in case["spans"]]
         loading = report["network_load_span"]
-        return sorted(spans, key=lambda span: span.start_unix_s), Span(**loading) if loading else None
+        return sorted(spans, key=lambda span: span.start_unix_s), _span(loading) if loading else None
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; expected what `python -m app --report` writes") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(f"{path}: tells no spans of stages; expected a report of this app (--report)") from error
+
+
+def _span(content: Any) -> Span:
+    span: Span = build_value(Span, content, "span")
+    return span
 
 
 @dataclass(frozen=True)
@@ -123,20 +130,19 @@ def largest(rows: Sequence[StageUse], field: str) -> str | None:
 
 
 def _use(stage: str, spans: list[Span], curves: dict[str, Curve]) -> StageUse:
-    seconds = sum(span.end_unix_s - span.start_unix_s for span in spans)
     memory, cpu, gpu = ([_cut(curves[name], span) for span in spans] for name in ("memory_mib", "cpu_s", "gpu_mib"))
-    known = curves["memory_mib"].size > 0
+    memory_s, cpu_known_s = _seconds(memory), _seconds(cpu)
     area = sum(float(np.trapezoid(values, times)) for times, values in memory)
-    cpu_s = sum(float(values[-1] - values[0]) for _, values in cpu) if curves["cpu_s"].size else None
+    cpu_s = _change(cpu) if cpu_known_s else None
     return StageUse(
         stage=stage,
-        seconds=seconds,
-        memory_mib=area / seconds if known and seconds else None,
-        memory_area=area if known else None,
+        seconds=sum(span.end_unix_s - span.start_unix_s for span in spans),
+        memory_mib=area / memory_s if memory_s else None,
+        memory_area=area if memory_s else None,
         memory_peak_mib=_peak(memory),
-        memory_change_mib=sum(float(values[-1] - values[0]) for _, values in memory) if known else None,
+        memory_change_mib=_change(memory) if memory_s else None,
         cpu_s=cpu_s,
-        cores=cpu_s / seconds if cpu_s is not None and seconds else None,
+        cores=None if cpu_s is None else cpu_s / cpu_known_s,
         gpu_peak_mib=_peak(gpu),
     )
 
@@ -148,13 +154,27 @@ def _curve(samples: list[Sample], name: str) -> Curve:
 
 
 def _cut(curve: Curve, span: Span) -> Curve:
-    """The part of a curve within a span, straight between samples; an empty curve stays empty."""
+    """The part of a curve within a span, straight between samples; empty where the span lies before or after them all.
+
+    Of samples at 1, 2 and 3 s, a span from 0 to 1.5 s gets the curve from 1 to 1.5 s: nobody knows what was before.
+    """
     times, values = curve
     if not times.size:
         return curve
-    inside = (times > span.start_unix_s) & (times < span.end_unix_s)
-    cut = np.array([span.start_unix_s, *times[inside], span.end_unix_s])
+    start, end = max(span.start_unix_s, times[0]), min(span.end_unix_s, times[-1])
+    if start > end:
+        return curve[:, :0]
+    inside = (times > start) & (times < end)
+    cut = np.array([start, *times[inside], end])
     return np.array([cut, np.interp(cut, times, values)])
+
+
+def _seconds(curves: list[Curve]) -> float:
+    return sum(float(times[-1] - times[0]) for times, _ in curves if times.size)
+
+
+def _change(curves: list[Curve]) -> float:
+    return sum(float(values[-1] - values[0]) for _, values in curves if values.size)
 
 
 def _peak(curves: list[Curve]) -> float | None:

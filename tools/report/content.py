@@ -185,6 +185,11 @@ def _missing(
         said += [f"{case['case_id']}: no scores: {case['error']}" for case in record["cases"] if case["error"]]
     if not measured.runs:
         said.append("no time and memory: give --profile DIR of tools.profile, or --app-report FILE for stages alone")
+    said += [
+        f"{run.name}: its run belongs to no case of this report; expected {run.case_id}.nii.gz among them"
+        for run in measured.runs
+        if run.case_id is not None and run.case_id not in views
+    ]
     said += [f"{run.name}: {note}" for run in measured.runs for note in run.notes]
     for why in dict.fromkeys(why for run in measured.runs for why in run.missing):
         runs = [run.name for run in measured.runs if why in run.missing]

@@ -1,7 +1,6 @@
 """What was measured about a run: a folder of ``tools.profile``, or the report of the app alone."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from app.errors import FolderError
 from app.report import REPORT_SCHEMA_VERSION
+from tools.evaluate.cases import case_id_of
 from tools.profile.measuring import PROFILE_FILE, REPORT_FILE
 from tools.profile.recording import RECORDING_FILE, read_recording
 from tools.profile.results import HARNESS_FILE, HARNESS_SCHEMA_VERSION
@@ -91,10 +91,15 @@ def _read_folder(folder: Path) -> tuple[list[Run], Mapping[str, Any] | None, lis
         return [_read_run(folder, folder.name, None)], None, _reports([folder])
     harness = _read_json(folder / HARNESS_FILE, HARNESS_SCHEMA_VERSION, "that of tools.profile")
     runs = [
-        _read_run(folder / case["folder"], case["stem"], re.sub(r"(?<=.)_0000$", "", case["stem"]), case)
+        _read_run(folder / case["folder"], case["stem"], case_id_of(_scan_name(case)), case)
         for case in harness["cases"]
     ]
     return runs, harness, _reports([folder / case["folder"] for case in harness["cases"]])
+
+
+def _scan_name(case: Mapping[str, Any]) -> str:
+    """Of a case of a harness; one of before they had it tells no more than the name's part before the first dot."""
+    return str(case.get("scan", f"{case['stem']}.nii.gz"))
 
 
 def _read_run(folder: Path, name: str, case_id: str | None, judged: Mapping[str, Any] | None = None) -> Run:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.profile.container import Container
-from tools.profile.harness import OUTPUTS, Harness, label_map_name, run_cases
+from tools.profile.harness import OUTPUTS, Harness, is_plain_file, label_map_name, run_cases, stem_of
 from tools.profile.measuring import Sampling
-from tools.profile.results import DETAILS
+from tools.profile.results import DETAILS, NO_FILE
 from tools.submit.label_map_checks import check_label_maps
 from tools.submit.rules import Check, judged
 from tools.submit.shell_lint import find_complaints
@@ -89,10 +89,13 @@ def check_measured(harness: Harness, scans: Sequence[Path], largest_label: int) 
     """How FLARE's runs ended, what they left, and their label maps."""
     results, outputs = harness.results, harness.folder / OUTPUTS
     expected = {label_map_name(scan): scan for scan in scans}
+    names = {stem_of(scan): name for name, scan in expected.items()}
     bad = [f"{result.stem}: {'; '.join([result.status, *result.notes])}" for result in results if result.status != "ok"]
+    good = [names[result.stem] for result in results if result.status == "ok"]
+    bad += [f"outputs/{name}: gone, or {NO_FILE}" for name in good if not is_plain_file(outputs / name)]
     left = [f"{result.stem}: {note}" for result in results for note in result.notes if note.startswith("inputs/")]
     strange = sorted(path.name for path in outputs.iterdir() if path.name not in expected)
-    pairs = [(outputs / name, scan) for name, scan in expected.items() if (outputs / name).is_file()]
+    pairs = [(outputs / name, scan) for name, scan in expected.items() if is_plain_file(outputs / name)]
     return [
         judged("run", not bad, "; ".join(bad) or f"{len(results)} of {len(results)} ok"),
         judged("inputs", not left, "; ".join(left) or "nothing"),
