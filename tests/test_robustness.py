@@ -116,7 +116,8 @@ def test_changes_compare_the_same_organs_of_the_same_scans() -> None:
     text = markdown({"command": "c", "bundle": {"name": "b"}, "about_labels": "me", "rows": rows})
     assert "| the scan as it is (`original`) | 2 | 3 | 0.600 | - | 0.300 | - |" in text
     assert "(`slices-5mm`) | 1 | 2 | 0.750 | -0.100 | 0.375 | -0.050 |" in text
-    assert "| liver | 0.500 (2) | 0.700 (1) |" in text
+    dsc, nsd = text.index("| DSC (scans) |"), text.index("| NSD (scans) |")
+    assert dsc < text.index("| liver | 0.500 (2) | 0.700 (1) |") < nsd < text.index("| liver | 0.250 (2) | 0.350 (1) |")
     assert "| pancreas | - | - |" in text
 
 

@@ -28,7 +28,7 @@ def read_record(path: Path) -> Any:
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The tables: costs, DSC by organ, what was invented in the chest, what could not be made."""
+    """The tables: costs, DSC and NSD by organ, what was invented in the chest, what could not be made."""
     rows = record["rows"]
     cases = sorted({row["case_id"] for row in rows})
     lines = [
@@ -36,11 +36,13 @@ def markdown(record: dict[str, Any]) -> str:
         "",
         f"Bundle {record['bundle']['name']}; scans {', '.join(cases)}; reference: {record['about_labels']}.",
         f"An organ counts in a scan of which the reference shows {SMALLEST_SCORED_ML:g} ml of it or more. A change is "
-        "against the same organs of the same scans as they are.",
+        "against the same organs of the same scans as they are. NSD is at FLARE's tolerance of each organ.",
         "",
         *_costs(rows),
         "",
-        *_by_organ(rows),
+        *_by_organ(rows, "dsc"),
+        "",
+        *_by_organ(rows, "nsd"),
         "",
         *_chest(rows),
     ]
@@ -81,13 +83,13 @@ def _mean_and_change(rows: list[Row], kind: str, metric: str) -> str:
     return f"{average} | {change}"
 
 
-def _by_organ(rows: list[Row]) -> list[str]:
+def _by_organ(rows: list[Row], metric: str) -> list[str]:
     kinds = _kinds(rows)
-    lines = [f"| DSC (scans) | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    lines = [f"| {metric.upper()} (scans) | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
     for organ in ORGANS:
         cells = []
         for kind in kinds:
-            values = [value for (_, name), value in scored_pairs(rows, kind, "dsc").items() if name == organ]
+            values = [value for (_, name), value in scored_pairs(rows, kind, metric).items() if name == organ]
             cells.append(f"{mean(values):.3f} ({len(values)})" if values else "-")
         lines.append(f"| {organ} | {' | '.join(cells)} |")
     return lines
