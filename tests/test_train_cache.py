@@ -264,6 +264,21 @@ def test_values_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         write_case(tmp_path / "a", np.full((2, 2, 2), 33, dtype=np.float32), None, PAD, False, {})
 
 
+def test_a_label_map_is_cropped_as_its_scan_is(data: Path, tmp_path: Path) -> None:
+    """Software filled what it did not see with 0 HU: three slices and a border, which the plan cuts off."""
+    hu, label = (np.pad(voxels, ((1, 2), (3, 4), (5, 6))) for voxels in scan())
+    write(data / "imagesTr" / "a_0000.nii.gz", hu)
+    write(data / "labelsTr" / "a.nii.gz", label)
+    plan = make_plan("compact-3d")
+    write_train_plan(tmp_path / "plan.json", replace(plan, app=replace(plan.app, crop_to_nonzero=True)))
+    run(data, tmp_path / "cache", "--plan", str(tmp_path / "plan.json"), preset=None)
+    case = open_cache(tmp_path / "cache")[0]
+    image, cached = grid(case)
+    assert case.grid_shape_zyx == SHAPE
+    np.testing.assert_allclose(image, (scan()[0].clip(-200, 300) - 50.0) / 110, atol=STEP / 2 + 1e-6)
+    assert np.array_equal(cached, scan()[1])
+
+
 # --- again, and after an interruption --------------------------------------------------------------------
 
 

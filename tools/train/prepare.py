@@ -196,7 +196,8 @@ def _prepare_case(case: TrainingCase, plan: TrainPlan, folder: Path, digest: str
         stored = label_ids(read_volume(case.label_path))
         for organ in case.not_trusted if not plan.organs_as_one else ():  # by a wrong name it is an organ all the same
             stored = np.where(stored == plan.app.labels.index(organ) + 1, np.uint8(0), stored)
-        label = resample_label_map(record.axis_map.apply(stored), record.grid.shape_zyx, record.restoration_orders)
+        cropped = record.axis_map.apply(stored)[record.box_zyx]
+        label = resample_label_map(cropped, record.grid.shape_zyx, record.restoration_orders)
     write_case(
         case_folder(folder, case.case_id),
         image,
