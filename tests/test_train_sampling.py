@@ -1,5 +1,6 @@
 """Batches from a small cache on disk, and the worker processes that prepare them."""
 
+import json
 import multiprocessing
 import operator
 import os
@@ -165,6 +166,27 @@ def test_a_patch_larger_than_the_scan_is_surrounded_as_at_inference(
     for image, label in zip(batch.image[:, 0].numpy(), batch.label.numpy(), strict=True):
         np.testing.assert_allclose(image, surrounded(whole, AIR), atol=1e-3)
         np.testing.assert_array_equal(label, surrounded(organs, 0) if labelled else np.zeros_like(label))
+
+
+@pytest.mark.parametrize("written_down", [True, False])
+def test_what_prepare_cut_off_comes_back_whatever_the_plan_pads_with(tmp_path: Path, written_down: bool) -> None:
+    """Air beside the body stays air when the plan pads with 50 HU now, which is 0; beyond the scan there is 0.
+
+    A cache of before the value was written down has nothing but the plan's.
+    """
+    whole, organs = scan(0)
+    meta = {"spacing_zyx_mm": (3.0,) * 3, "labelled": True, "organs": ORGANS, "not_annotated": [], "digest": ""}
+    write_case(case_folder(tmp_path, "a"), whole, organs, AIR, flat=False, meta=meta)
+    path = case_folder(tmp_path, "a") / "meta.json"
+    if not written_down:
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in stored.items() if key != "pad"}))
+    plan = train_plan(train_patch_size=(40, 56, 56), labelled_batch=1)
+    window = replace(plan.app.sliding_window, padding="constant", pad_hu=50.0)
+    plan = replace(plan, app=replace(plan.app, sliding_window=window))
+    image = first_batches(open_cache(tmp_path), plan, 1)[0].image[0, 0].numpy()
+    inside = whole if written_down else np.where(whole == np.float32(AIR), np.float32(0), whole)
+    np.testing.assert_allclose(image, np.pad(inside, ((4, 4), (8, 8), (4, 4))), atol=1e-3)
 
 
 def _is_part(image: Float32Array, label: LabelArray, whole: Float32Array, organs: LabelArray) -> bool:

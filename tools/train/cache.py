@@ -46,9 +46,10 @@ class CaseCache:
         labelled: whether there is a label map.
         annotated: bool (classes,): whether the label map may be trusted on a class. Background always is, organs
             are unless declared not annotated; of an unlabelled scan no organ is.
-        offset_zyx: where the box begins in the network grid; beside it lies what equals the padding value.
+        offset_zyx: where the box begins in the network grid; beside it lies what equals ``pad``.
         grid_shape_zyx: voxels of the network grid.
         digest: ``preprocessing_digest`` of the plan that it was prepared with.
+        pad: the padding value that was cut off, normalised; None in caches that are older than this entry.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class CaseCache:
     offset_zyx: Shape
     grid_shape_zyx: Shape
     digest: str
+    pad: float | None = None
 
     def read_image(self, box: Box) -> Float32Array:
         """float32 (z, y, x) of a box inside the cached one: what the network would be fed there, within STEP / 2."""
@@ -147,6 +149,7 @@ def _open_case(path: Path) -> CaseCache:
         offset_zyx=_triple(meta["offset_zyx"]),
         grid_shape_zyx=_triple(meta["grid_shape_zyx"]),
         digest=meta["digest"],
+        pad=meta.get("pad"),
     )
 
 

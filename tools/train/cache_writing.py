@@ -31,8 +31,8 @@ def write_case(
 ) -> None:
     """Writes a case: crops, quantises, compresses, picks foreground voxels; ``meta.json`` last.
 
-    Cropping loses nothing: only what equals the padding value (and is no organ) goes, and whoever pads with it gets
-    the same patch back.
+    Cropping loses nothing: only what equals the padding value (and is no organ) goes, and whoever pads with it, as
+    ``meta.json`` has it, gets the same patch back.
 
     Args:
         folder: of the case; what an interrupted run left there is removed.
@@ -59,6 +59,7 @@ def write_case(
         "shape_zyx": [part.stop - part.start for part in box],
         "offset_zyx": [part.start for part in box],
         "grid_shape_zyx": list(image.shape),
+        "pad": float(pad),
     }
     write_text(folder / META, json.dumps({**own, **meta}, indent=1) + "\n")
 

@@ -167,27 +167,25 @@ class BatchMaker:
 
     def _reader(self, case: CaseCache) -> ReadBox:
         """Reads boxes that may reach beyond the scan; there is what inference surrounds a small scan with."""
+        cut_off = self._air if case.pad is None else case.pad
+        z, y, x = case.offset_zyx
+        first = (-z, -y, -x)
 
         def read(start: Shape, shape: Shape) -> tuple[Float32Array, LabelArray | None]:
             # PyTorch's memory is aligned always alike, NumPy's is not: see ct_effects.
             image: Float32Array = torch.full(shape, self._air, dtype=torch.float32).numpy()
             label: LabelArray | None = torch.zeros(shape, dtype=torch.uint8).numpy() if self._labelled else None
-            low = np.maximum(start, 0)
-            high = np.minimum(np.add(start, shape), case.shape_zyx)
-            if np.all(low < high):
-                target, source = _box(low - start, high - start), _box(low, high)
-                image[target] = case.read_image(source)
+            whole = _overlap(start, shape, first, case.grid_shape_zyx)
+            if whole:  # between its edge and the cached box lies what prepare cut off
+                image[whole] = cut_off
+            cached = _overlap(start, shape, (0, 0, 0), case.shape_zyx)
+            source = _overlap((0, 0, 0), case.shape_zyx, start, shape)
+            if cached and source:
+                image[cached] = case.read_image(source)
                 if label is not None:
-                    label[target] = case.read_label(source)
-            if self._repeats_edges:
-                # Of the whole scan: between the cached box and its edge lies air.
-                low = np.maximum(np.add(start, case.offset_zyx), 0)
-                high = np.minimum(np.add(np.add(start, shape), case.offset_zyx), case.grid_shape_zyx)
-                if np.all(low < high):
-                    kept = _box(*(corner - case.offset_zyx - start for corner in (low, high)))
-                    fill_outside(
-                        torch.from_numpy(image), None if label is None else torch.from_numpy(label), kept, None
-                    )
+                    label[cached] = case.read_label(source)
+            if whole and self._repeats_edges:
+                fill_outside(torch.from_numpy(image), None if label is None else torch.from_numpy(label), whole, None)
             return image, label
 
         return read
@@ -227,6 +225,16 @@ def _in_place(start: "partial[BatchMaker]", first_step: int) -> Iterator[Arrays]
             torch.set_num_threads(threads)
         yield arrays
         number += 1
+
+
+def _overlap(start: Shape, shape: Shape, other: Shape, extent: Shape) -> Box | None:
+    """Which part of a box (its first voxel and sides) lies in another one; None: none.
+
+    Five planes from 3 on, the other one has six from 0 on: the first three, [0, 3).
+    """
+    low = np.maximum(np.subtract(other, start), 0)
+    high = np.minimum(np.subtract(np.add(other, extent), start), shape)
+    return _box(low, high) if np.all(low < high) else None
 
 
 def _box(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> Box:
