@@ -382,6 +382,40 @@ def test_what_lies_outside_of_a_box(air: float | None) -> None:
         assert found[1] is None or np.array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "bounds", "below"), [("brightness", (0.5, 0.8), 200), ("brightness", (0.75, 1.25), 100),
+                                  ("brightness", (1.2, 1.5), 0), ("contrast", (0.5, 0.8), 200)],
+)  # fmt: skip
+def test_factors_lie_in_the_plans_range(name: str, bounds: tuple[float, float], below: int) -> None:
+    """200 patches of one voxel at -1 and one at 1, whose mean is 0. Of [0.75, 1.25] half are below 1, give or take 4
+    standard deviations of 7."""
+    changes: dict[str, Any] = {f"{name}_probability": 1.0, name: bounds}
+    plan = replace(WITHOUT, **changes)
+    image = np.ones((16, 16, 16), dtype=np.float32)
+    image[:, :, ::2] = -1
+    augmenter = Augmenter(plan, app_plan(), image.shape)
+    read = reader(image, None)
+    factors = [float(augmenter(read, (0, 0, 0), 2.5, np.random.default_rng(seed))[0].max()) for seed in range(200)]
+    assert bounds[0] <= min(factors)
+    assert max(factors) <= bounds[1]
+    assert abs(sum(factor < 1 for factor in factors) - below) <= (28 if below == 100 else 0)
+
+
+def test_scaling_lies_in_the_plans_range() -> None:
+    """A patch of 16 reaches 7.5 voxels from its centre; by 0.5 it looks at 3.75 of them and by 0.8 at 6, so the box has
+    3 or 1 whole voxels less at each end. By more than 0.87 it would have none less."""
+    plan = replace(WITHOUT, scaling_probability=1, scaling=(0.5, 0.8))
+    sides = []
+
+    def read(start: Shape, shape: Shape) -> tuple[Float32Array, LabelArray | None]:
+        sides.append(shape)
+        return np.zeros(shape, dtype=np.float32), None
+
+    for seed in range(50):
+        Augmenter(plan, app_plan(), (16, 16, 16))(read, (0, 0, 0), 2.5, np.random.default_rng(seed))
+    assert {side for shape in sides for side in shape} == {10, 12, 14}
+
+
 def test_values_stay_in_the_plans_range() -> None:
     for seed in range(12):
         found, _ = augment(SMALL_DATA, seed)

@@ -13,6 +13,8 @@ OFF = 0.0
 class AugmentationPlan:
     """Random changes of a training patch; ``*_probability`` is per patch, a range is drawn from uniformly.
 
+    A range of factors or exponents with 1 inside is drawn from below and above 1 equally often, as in v1.
+
     The first block is nnU-Net v1's and its values are the defaults; the second is for small data and off by
     default. Mirroring is not here: its axes are ``app.sliding_window.mirror_axes``, since inference may mirror
     only what training mirrored. What needs the label map (``organ_hu``, ``contrast_phase``) leaves unlabelled
@@ -21,7 +23,6 @@ class AugmentationPlan:
     Attributes:
         rotation_degrees_zyx: largest angle about each axis; a 2-D network turns about z only.
         scaling: size of what is seen as a part of its true size is 1 / factor: 1.4 shrinks organs, 0.7 grows them.
-            Below and above 1 are drawn equally often, as in v1.
         scaling_per_axis_probability: of a scaled patch, that each axis draws its own factor.
         elastic_scale: sigma of the smoothing of the displacements, as a part of the patch.
         elastic_magnitude: largest displacement as a part of that sigma; up to 0.2 nothing folds.

@@ -14,7 +14,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform  # typ
 from torch import Tensor
 
 from app.volume import Float32Array, LabelArray, Shape
-from tools.train.augmentation import AugmentationPlan
+from tools.train.augmentation import AugmentationPlan, Range
 
 # (start, shape), both (z, y, x) -> image and label (None: unlabelled) there, padded outside the scan.
 ReadBox = Callable[[Shape, Shape], tuple[Float32Array, LabelArray | None]]
@@ -87,9 +87,16 @@ def box_margin(
     return tuple(ceil(far - (side - 1) / 2 - 1e-6) for far, side in zip(reach.tolist(), sides, strict=True))
 
 
+def factor(bounds: Range) -> Any:
+    """How the library draws a factor: v1's way, below and above 1 equally often; if all lies on one side, uniformly.
+
+    Left alone, it would draw half of [0.5, 0.8] from 0.8 to 1.
+    """
+    return BGContrast(bounds) if bounds[1] >= 1 else bounds
+
+
 def _transform(plan: AugmentationPlan, sides: tuple[int, ...]) -> Any:
     """The library's transform. What is drawn inside it has to come from the global generator, as its own draws do."""
-    factor = BGContrast(plan.scaling)  # v1's: below and above 1 equally often
 
     def angle(dim: int, **_: Any) -> float:
         """About z, y, x for dim 0, 1, 2; in plane about z."""
@@ -110,7 +117,7 @@ def _transform(plan: AugmentationPlan, sides: tuple[int, ...]) -> Any:
         p_rotation=plan.rotation_probability,
         rotation=angle,
         p_scaling=plan.scaling_probability,
-        scaling=factor,
+        scaling=factor(plan.scaling),
         p_synchronize_scaling_across_axes=1 - plan.scaling_per_axis_probability,
         mode_seg="nearest",
         border_mode_seg="border",  # never met: the box holds all that is looked at, padding included

@@ -10,7 +10,7 @@ import torch
 from batchgeneratorsv2.transforms.intensity.brightness import (  # type: ignore[import-untyped]
     MultiplicativeBrightnessTransform,
 )
-from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform  # type: ignore[import-untyped]
+from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform  # type: ignore[import-untyped]
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform  # type: ignore[import-untyped]
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform  # type: ignore[import-untyped]
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform  # type: ignore[import-untyped]
@@ -25,7 +25,7 @@ from app.plan import Plan
 from app.volume import Shape
 from tools.train import ct_effects
 from tools.train.augmentation import AugmentationPlan
-from tools.train.spatial import ReadBox, SpatialSampler
+from tools.train.spatial import ReadBox, SpatialSampler, factor
 
 
 class Augmenter:
@@ -170,10 +170,10 @@ def _intensity_transforms(plan: AugmentationPlan) -> list[Any]:
     transforms = (
         (plan.noise_probability, GaussianNoiseTransform(plan.noise_variance)),
         (plan.blur_probability, GaussianBlurTransform(plan.blur_sigma)),
-        (plan.brightness_probability, MultiplicativeBrightnessTransform(BGContrast(plan.brightness), False)),
-        (plan.contrast_probability, ContrastTransform(BGContrast(plan.contrast), True, False)),
+        (plan.brightness_probability, MultiplicativeBrightnessTransform(factor(plan.brightness), False)),
+        (plan.contrast_probability, ContrastTransform(factor(plan.contrast), True, False)),
         (plan.low_resolution_probability, SimulateLowResolutionTransform(plan.low_resolution, False, True, ignored)),
-        (plan.gamma_inverted_probability, GammaTransform(BGContrast(plan.gamma), 1, False, 1, 1)),
-        (plan.gamma_probability, GammaTransform(BGContrast(plan.gamma), 0, False, 1, 1)),
+        (plan.gamma_inverted_probability, GammaTransform(factor(plan.gamma), 1, False, 1, 1)),
+        (plan.gamma_probability, GammaTransform(factor(plan.gamma), 0, False, 1, 1)),
     )
     return [RandomTransform(transform, probability) for probability, transform in transforms if probability > 0]
