@@ -327,10 +327,14 @@ def test_examinations_are_kept(data: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_a_cache_of_another_plan_or_other_cases_is_left_alone(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     run(data, cache)
-    with pytest.raises(FolderError, match=r"holds 3 cases prepared with another plan"):
-        run(data, cache, preset="paper-3d")
-    with pytest.raises(FolderError, match=r"holds b, which are not among the cases asked for"):
-        run(data, cache, "--hold-out", "b")
+    names = (PLAN_FILE, prepare.FINGERPRINT_FILE)
+    before = [(cache / name).read_bytes() for name in names]
+    for more in ([], ["--check-only"]):
+        with pytest.raises(FolderError, match=r"holds 3 cases prepared with another plan"):
+            run(data, cache, *more, preset="paper-3d")
+        with pytest.raises(FolderError, match=r"holds b, which are not among the cases asked for"):
+            run(data, cache, *more, "--hold-out", "b")
+    assert [(cache / name).read_bytes() for name in names] == before
     assert prepare.plan_of_cache(cache).app.name == "compact-3d"
     with pytest.raises(UsageError, match=r"prepared with other organs, spacing"):
         open_cache(cache, plan=prepare.plan_of_cache(cache, "paper-3d").app)

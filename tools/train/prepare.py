@@ -88,10 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
     kept = {case.case_id for case in cases}
     sound = [one for one in found if one.case_id in kept]
     fingerprint = pool([one.scan for one in sound if one.scan], [one.counts for one in sound if one.counts])
-    write_fingerprint(arguments.out / FINGERPRINT_FILE, fingerprint)
     plan = read_train_plan(arguments.plan) if arguments.plan else make_plan(arguments.preset, data.organs, fingerprint)
     if not plan.organs_as_one and plan.app.labels != data.organs:
         raise UsageError(f"{arguments.plan}: its labels are not the organs of {' '.join(map(str, arguments.data))}")
+    check_folder(cases, arguments.out, preprocessing_digest(plan.app))
+    write_fingerprint(arguments.out / FINGERPRINT_FILE, fingerprint)
     if arguments.check_only:
         write_train_plan(arguments.out / PLAN_FILE, plan)
         return 0
@@ -162,10 +163,9 @@ def prepare(cases: Sequence[TrainingCase], plan: TrainPlan, folder: Path, worker
     """Writes the cache of cases that were examined; returns the ids that were written, not found complete.
 
     Raises:
-        FolderError: the folder holds the cache of another plan or of other cases, or cannot be written.
+        FolderError: the folder cannot be written.
     """
     digest = preprocessing_digest(plan.app)
-    _check_folder(cases, folder, digest)
     write_train_plan(folder / PLAN_FILE, plan)
     missing = [case for case in cases if not _is_complete(case, folder, digest)]
     logger.info("%d cases to prepare, %d are there", len(missing), len(cases) - len(missing))
@@ -226,8 +226,12 @@ def _is_complete(case: TrainingCase, folder: Path, digest: str) -> bool:
     return meta is not None and all(meta.get(key) == value for key, value in wanted.items())
 
 
-def _check_folder(cases: Sequence[TrainingCase], folder: Path, digest: str) -> None:
-    """Raises FolderError if what is there would end up in the same training by mistake."""
+def check_folder(cases: Sequence[TrainingCase], folder: Path, digest: str) -> None:
+    """Looks for what would end up in the same training by mistake, before anything of it is written over.
+
+    Raises:
+        FolderError: the folder holds the cache of another plan or of other cases.
+    """
     metas = {path.parent.name: read_meta(path.parent) or {} for path in sorted(folder.glob(f"cases/*/{META}"))}
     if others := [case_id for case_id, meta in metas.items() if meta.get("digest") != digest]:
         raise FolderError(
