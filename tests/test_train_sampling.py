@@ -305,6 +305,35 @@ def test_the_end_of_a_worker_is_noticed() -> None:
     assert multiprocessing.active_children() == []
 
 
+class Unreadable:
+    """Cannot be unpickled: 1 / 0 is calculated first."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return operator.truediv, (1, 0)
+
+
+def test_a_result_that_cannot_be_read_is_an_error_and_no_endless_wait() -> None:
+    background: Background[Unreadable] = Background(partial(partial, make_unreadable), first=0, workers=1)
+    with pytest.raises(ZeroDivisionError):
+        next(background)
+    assert multiprocessing.active_children() == []
+
+
+def make_unreadable(_number: int) -> Unreadable:
+    return Unreadable()
+
+
+def test_sigterm_to_all_processes_of_a_job_leaves_the_workers_at_their_work() -> None:
+    """Results are larger than a pipe, so few of them are ahead."""
+    background = Background(partial(partial, bytes), first=2_000_000, workers=1)
+    assert len(next(background)) == 2_000_000
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    assert [len(next(background)) for _ in range(8)] == list(range(2_000_001, 2_000_009))
+    background.close()
+    assert multiprocessing.active_children() == []
+
+
 _PARENT = """
 from functools import partial
 from tools.train.background import Background

@@ -4,8 +4,10 @@ Processes, not threads: the augmentation library draws from process-wide generat
 nothing lies in /dev/shm, which a container may limit to 64 MB.
 """
 
+import atexit
 import os
 import pickle
+import signal
 import threading
 import time
 import traceback
@@ -28,7 +30,8 @@ class Background(Generic[Result]):
     """Iterator over ``make(first)``, ``make(first + 1)``, ...; an error in a worker is raised where its turn comes.
 
     The workers are spawned (no copies of threads or of CUDA), calculate number ``n`` on worker ``n % workers``, do not
-    see Ctrl-C and end with this process, however it ends.
+    see Ctrl-C, ignore SIGTERM, which a scheduler sends to all processes of a job, and end with this process, however
+    it ends.
 
     Args:
         start: called once in each worker; gives ``make``. Has to be picklable, and so have the results.
@@ -54,6 +57,7 @@ class Background(Generic[Result]):
             self._processes.append(process)
         self._thread = threading.Thread(target=self._collect, daemon=True, name="collect")
         self._thread.start()
+        atexit.register(self.close)  # else multiprocessing would send SIGTERM at the exit and wait for ever
 
     def __iter__(self) -> "Background[Result]":
         return self
@@ -75,8 +79,9 @@ class Background(Generic[Result]):
         if self._closing.is_set():
             return
         self._closing.set()
+        atexit.unregister(self.close)
         for process in self._processes:
-            process.terminate()
+            process.kill()
         while self._thread.is_alive():  # it may stand before a full queue
             with suppress(Empty):
                 self._ready.get_nowait()
@@ -95,6 +100,8 @@ class Background(Generic[Result]):
                 succeeded, result = self._connections[turn].recv()
             except (EOFError, OSError):
                 succeeded, result = False, self._describe_end(turn)
+            except Exception as error:  # noqa: BLE001 - raised again by next, which waits for this thread
+                succeeded, result = False, error
             self._ready.put((succeeded, result))
             turn = (turn + 1) % len(self._connections)
 
@@ -110,6 +117,7 @@ class Background(Generic[Result]):
 
 def _work(start: Callable[[], Make[Any]], number: int, step: int, sender: Connection) -> None:
     """A worker: sends (True, result) after (True, result), or (False, error) and ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the foreground group: this process's parent decides what it means
     with suppress(BrokenPipeError):  # the parent has gone
         try:
