@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from app.__main__ import main as app_main
-from app.errors import AppError, UsageError
+from app.errors import AppError, FolderError, UsageError
+from tests.conftest import write_scan
 from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, make_cache
 from tools.convert.__main__ import main as convert_main
 from tools.train.__main__ import main as train_main
@@ -25,7 +26,7 @@ from tools.train.planning import read_train_plan
 from tools.train.presets import make_plan
 from tools.train.running_time import running_s
 from tools.train.trainer import new_network
-from tools.train.training_log import drop_later_lines, read_lines
+from tools.train.training_log import append_line, drop_later_lines, read_lines
 from tools.train.validation import Validation, cases_to_validate
 
 ROOT = Path(__file__).parent.parent
@@ -267,6 +268,28 @@ def test_an_organ_that_is_not_annotated_has_no_score(cache: Path) -> None:
     scores = found["cases"]["phantom_000"]
     assert set(scores) == set(plan.app.labels) - {"liver"}
     assert found["mean_dsc"] == pytest.approx(np.mean([dsc for dsc, _ in scores.values()]))
+
+
+def test_a_label_map_is_scored_as_its_header_scales_it(cache: Path, tmp_path: Path) -> None:
+    """Twice the ids are stored, with a slope of 1/2, as prepare understands them too."""
+    plan = make_plan("phantom-3d")
+    case = cases_to_validate(open_cache(cache))[0]
+    stored = nib.load(case.label_path)
+    doubled = 2 * np.asarray(stored.dataobj).T
+    scaled = write_scan(
+        tmp_path / "a.nii.gz", doubled, affine=stored.affine, edit=lambda header: header.set_slope_inter(0.5, 0)
+    )
+    assert nib.load(scaled).dataobj.get_unscaled().max() == 26
+    network = new_network(plan, 0)
+    cases = [case, replace(case, label_path=scaled)]
+    usual, found = (Validation([one], plan.app).score(network) for one in cases)
+    assert found == usual
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(FolderError, match=r"log.jsonl: cannot be written \(No space left on device\)"):
+        append_line(tmp_path, {"step": 1})
 
 
 def test_a_training_of_two_processes_is_not_resumed_by_one(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from app.atomic_files import atomic_file
+from app.atomic_files import atomic_file, write_text
 from app.errors import AppError, UsageError
 from tools.train.cache import open_cache
 from tools.train.checkpoint import load_checkpoint, save_checkpoint
@@ -61,6 +61,7 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
     Raises:
         UsageError: the file is none of ``pack``'s, or the cache was prepared with another plan.
         AppError: there is a training in ``run``.
+        FolderError: ``run`` cannot be written.
     """
     record, networks = _read(file)
     plan = parse_train_plan(json.dumps(record["plan"]), str(file))
@@ -80,7 +81,7 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
     }
     start_folder(run, plan, replace(settings, trainer=options))
     save_checkpoint(run, {"trainer": trainer, "schedule": record["schedule"], "progress": record["progress"]})
-    (run / LOG_FILE).write_text(record["log"])
+    write_text(run / LOG_FILE, record["log"])
 
 
 def trained_networks(sources: Sequence[str]) -> list[Weights]:

@@ -5,15 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from app.atomic_files import write_text
-from app.errors import AppError
+from app.errors import AppError, FolderError
 
 LOG_FILE = "log.jsonl"
 
 
 def append_line(folder: Path, line: dict[str, Any]) -> None:
-    """Writes one more line."""
-    with (folder / LOG_FILE).open("a") as stream:
-        stream.write(json.dumps(line) + "\n")
+    """Writes one more line.
+
+    Raises:
+        FolderError: the folder cannot be written or the disk is full.
+    """
+    path = folder / LOG_FILE
+    try:
+        with path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise FolderError(
+            f"{path}: cannot be written ({error.strerror or error}); free space, then go on with `tools.train resume`"
+        ) from error
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:

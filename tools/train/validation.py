@@ -19,6 +19,7 @@ from app.volume_io import read_volume
 from tools.evaluate.flare import CORRECTED, score_case
 from tools.train.cache import CaseCache, read_meta
 from tools.train.cases import FLARE22_ORGANS, TrainingCase, find_training_data
+from tools.train.checks import label_ids
 from tools.train.distributed import ALONE, Rank
 
 
@@ -115,7 +116,7 @@ class Validation:
         """(DSC, NSD) of the organs that the reference shows and whose annotation can be trusted."""
         assert case.label_path is not None
         volume = read_volume(case.image_path)
-        reference = read_volume(case.label_path).voxels.astype(np.uint8)
+        reference = label_ids(read_volume(case.label_path))
         options = Options(mode=self._plan.mode, spacing=self._plan.spacing.enforce)
         prediction, _, _ = segment(volume, predictor, self._plan, options)
         scores = score_case(prediction, reference, volume.geometry.spacing_zyx_mm, CORRECTED)
