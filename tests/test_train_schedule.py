@@ -1,6 +1,7 @@
 """Learning rate over the epochs, against sequences worked out by hand."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -49,6 +50,32 @@ def test_plateau_does_not_count_during_the_ramp(plan: TrainPlan) -> None:
     assert found == pytest.approx([0.01] * 9 + [0.002] * 2)
 
 
+def test_the_baseline_has_no_ramp_to_wait_for(plan: TrainPlan) -> None:
+    found = rates(Schedule(replace(plan, ramp_up_epochs=500), supervised=True), [1.0] * 10)
+    assert found == pytest.approx([0.01] * 4 + [0.002] * 4 + [0.0004] * 2)
+
+
+def test_more_epochs_for_a_finished_training_raise_its_rate_at_once(plan: TrainPlan) -> None:
+    """Of 100 epochs all are done, of 200 a half: 0.01 * 0.5^0.9 in the next one."""
+    finished = Schedule(replace(plan, schedule="poly"))
+    assert rates(finished, [1.0] * 100)[-1] == 0
+    again = Schedule(replace(plan, schedule="poly", epochs=200))
+    again.load_state(finished.state(), 100)
+    assert again.rate == pytest.approx(0.00535886731)
+
+
+@pytest.mark.parametrize("schedule", ["poly", "plateau"])
+def test_a_rate_goes_on_to_the_bit(plan: TrainPlan, schedule: Literal["poly", "plateau"]) -> None:
+    changed = replace(plan, schedule=schedule)
+    cut = Schedule(changed)
+    for epoch, rate in enumerate(rates(cut, [1.0] * 30)):
+        whole = Schedule(changed)
+        rates(whole, [1.0] * (epoch + 1))
+        again = Schedule(changed)
+        again.load_state(whole.state(), epoch + 1)
+        assert again.rate == rate
+
+
 def test_a_falling_loss_keeps_the_rate(plan: TrainPlan) -> None:
     assert rates(Schedule(plan), [1.0 - 0.05 * i for i in range(20)]) == [0.01] * 20
 
@@ -69,5 +96,5 @@ def test_state_goes_on_where_it_was(plan: TrainPlan) -> None:
     expected = rates(whole, [1.0] * 10)
     rates(cut, [1.0] * 6)
     again = Schedule(plan)
-    again.load_state(cut.state())
+    again.load_state(cut.state(), 6)
     assert [again.finish_epoch(epoch, 1.0) for epoch in range(6, 10)] == expected[6:]

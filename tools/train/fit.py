@@ -95,7 +95,7 @@ class Fit:
         self._folder, self._plan, self._options, self._rank, self._limits = folder, plan, options, rank, limits
         self._cases, self._validation, self._workers = cases, validation, workers
         self._trainer = Trainer(plan, options, rank)
-        self._schedule = Schedule(plan)
+        self._schedule = Schedule(plan, options.supervised)
         self._progress = Progress()
         self._terminated = False
         self._waited_s = 0.0
@@ -219,9 +219,9 @@ class Fit:
 
     def _load(self) -> None:
         state = load_checkpoint(self._folder)
-        self._trainer.load_state(state["trainer"])
-        self._schedule.load_state(state["schedule"])
         self._progress = Progress(**state["progress"])
+        self._trainer.load_state(state["trainer"])
+        self._schedule.load_state(state["schedule"], self._progress.step // self._plan.iterations_per_epoch)
 
 
 @contextmanager
