@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,7 +26,7 @@ from tools.train.cache import open_cache
 from tools.train.planning import read_train_plan
 from tools.train.presets import make_plan
 from tools.train.running_time import running_s
-from tools.train.trainer import new_network
+from tools.train.trainer import Trainer, new_network
 from tools.train.training_log import append_line, drop_later_lines, read_lines
 from tools.train.validation import Validation, cases_to_validate
 
@@ -169,6 +170,28 @@ def test_a_training_is_not_overwritten(cache: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "log.jsonl").write_text("{}\n")
     assert train_main(["fit", "--cache", str(cache), "--out", str(tmp_path), *TINY]) == 1
     assert "tools.train resume" in capsys.readouterr().err
+
+
+def test_a_gradient_that_is_no_number_reaches_no_checkpoint(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss of iteration 2 is finite."""
+    seen = iter(range(5))
+    make = Trainer.__init__
+
+    def with_hook(trainer: Trainer, *arguments: Any) -> None:
+        make(trainer, *arguments)
+        first = next(trainer.networks[0].parameters())
+        first.register_hook(lambda gradient: gradient * float("nan") if next(seen) == 1 else gradient)
+
+    monkeypatch.setattr(Trainer, "__init__", with_hook)
+    fit = ["fit", "--cache", str(cache), "--out", str(tmp_path / "run"), *TINY, "--ema", "0.9"]
+    assert train_main([*fit, "--checkpoint-minutes", "0", "--stop-at-step", "3"]) == 1
+    assert "the norm of a network's gradient is nan in iteration 2; the training diverged" in capsys.readouterr().err
+    state = checkpoint(tmp_path / "run")
+    assert state["progress"]["step"] == 1
+    weights = [value for part in ("networks", "averages") for one in state["trainer"][part] for value in one.values()]
+    assert all(bool(torch.isfinite(value).all()) for value in weights)
 
 
 def test_unknown_plan_values_are_named(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

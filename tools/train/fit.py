@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -141,12 +140,13 @@ class Fit:
         start_s = self._clock.elapsed_s()
         batches = next(labelled), None if unlabelled is None else next(unlabelled)
         self._waited_s += self._clock.elapsed_s() - start_s
-        numbers = self._trainer.step(*batches, weight, self._schedule.rate)
-        if not isfinite(numbers["supervised"]):
+        try:
+            numbers = self._trainer.step(*batches, weight, self._schedule.rate)
+        except FloatingPointError as error:
             raise AppError(
-                f"{self._folder}: the loss of iteration {step + 1} is {numbers['supervised']}; the training diverged. "
-                "Start again with a lower learning_rate"
-            )
+                f"{self._folder}: {error} in iteration {step + 1}; the training diverged. Start again with a lower "
+                "learning_rate"
+            ) from error
         for name, value in numbers.items():
             self._progress.sums[name] = self._progress.sums.get(name, 0.0) + value
         self._progress.step += 1

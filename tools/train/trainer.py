@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Literal, cast
 
 import torch
@@ -90,6 +90,10 @@ class Trainer:
             labelled, unlabelled: of this rank.
             weight: of the consistency loss.
             rate: learning rate; lower for the first iterations of new optimisers.
+
+        Raises:
+            FloatingPointError: a loss or the norm of a gradient is no finite number; the latter before any weight has
+                changed. Gradients that fp16 does not hold are its scaler's business, which leaves the iteration out.
         """
         losses = self._losses(labelled, unlabelled, weight)
         for optimiser in self._optimisers:
@@ -97,18 +101,21 @@ class Trainer:
         self._scaler.scale(losses.total).backward()
         self.rate = rate * (1 - self._warm_up_left / _WARM_UP)
         self._warm_up_left = max(0, self._warm_up_left - 1)
-        for network, optimiser in zip(self.networks, self._optimisers, strict=True):
+        self._clip_gradients()
+        for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.rate
-            self._scaler.unscale_(optimiser)
-            nn.utils.clip_grad_norm_(network.parameters(), self._plan.gradient_clip)
             self._scaler.step(optimiser)
         self._scaler.update()
         self._update_averages()
         numbers = {"total": losses.total, "supervised": losses.supervised, "cross": losses.cross}
         if losses.agreement is not None:
             numbers["agreement"] = self._rank.mean_of(losses.agreement)
-        return {name: float(value.detach()) for name, value in numbers.items()}
+        found = {name: float(value.detach()) for name, value in numbers.items()}
+        for name in ("supervised", "total"):
+            if not isfinite(found[name]):
+                raise FloatingPointError(f"the {name} loss is {found[name]}")
+        return found
 
     def start_from(self, weights: Sequence[dict[str, Tensor]]) -> None:
         """Takes the weights of other trainings, one after another, as far as they go; the rate rises from 0.
@@ -164,6 +171,13 @@ class Trainer:
             return supervised_losses(heads[0], target)
         pair = (heads[0], heads[1])
         return cps_losses(pair, len(labelled.image), target, weight, self._options.confidence_threshold)
+
+    def _clip_gradients(self) -> None:
+        for network, optimiser in zip(self.networks, self._optimisers, strict=True):
+            self._scaler.unscale_(optimiser)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), self._plan.gradient_clip)
+            if not self._scaler.is_enabled() and not isfinite(norm):
+                raise FloatingPointError(f"the norm of a network's gradient is {norm:g}")
 
     @torch.no_grad()
     def _update_averages(self) -> None:
