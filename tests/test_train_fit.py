@@ -1,8 +1,10 @@
 """Small first: phantom, prepare, fit, export, verify, segment; and a resume that changes nothing."""
 
 import json
+import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, 
 from tools.convert.__main__ import main as convert_main
 from tools.train.__main__ import main as train_main
 from tools.train.cache import open_cache
+from tools.train.fit import Fit
+from tools.train.guards import only_run
 from tools.train.planning import read_train_plan
 from tools.train.presets import make_plan
 from tools.train.running_time import running_s
@@ -172,6 +176,85 @@ def test_a_training_is_not_overwritten(cache: Path, tmp_path: Path, capsys: pyte
     assert "tools.train resume" in capsys.readouterr().err
 
 
+def fitted(cache: Path, run: Path, steps: int, *more: str) -> Path:
+    """A baseline's training of some iterations."""
+    fit = ["fit", "--cache", str(cache), "--out", str(run), *TINY, "--supervised", "--stop-at-step", str(steps)]
+    assert train_main([*fit, *more]) == 0
+    return run
+
+
+def test_a_training_without_a_checkpoint_is_not_gone_on_with(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its log stays."""
+    run = fitted(cache, tmp_path / "run", 2)
+    log = (run / "log.jsonl").read_text()
+    (run / "checkpoint.pt").unlink()
+    assert train_main(["resume", str(run), *ALONE, "--stop-at-step", "3"]) == 1
+    assert "checkpoint.pt: cannot be read" in capsys.readouterr().err
+    assert (run / "log.jsonl").read_text() == log
+    assert not (run / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("start_from", [False, True])
+def test_a_training_ended_before_its_first_iteration_can_be_gone_on_with(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_from: bool
+) -> None:
+    more = ["--start-from", str(fitted(cache, tmp_path / "other", 1, "--seed", "3"))] if start_from else []
+    whole = fitted(cache, tmp_path / "whole", 2, *more)
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "run", interrupted)
+        fit = ["fit", "--cache", str(cache), "--out", str(tmp_path / "cut"), *TINY, "--supervised", *more]
+        assert train_main(fit) == 130
+    assert checkpoint(tmp_path / "cut")["progress"]["step"] == 0
+    assert train_main(["resume", str(tmp_path / "cut"), *ALONE, "--stop-at-step", "2"]) == 0
+    assert_equal(checkpoint(tmp_path / "cut")["trainer"], checkpoint(whole)["trainer"])
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_second_training_is_kept_out_of_a_folder(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the first has no checkpoint and no log yet, and while another run is at it; not after its end."""
+    run = fitted(cache, tmp_path / "run", 1)
+    again = ["fit", "--cache", str(cache), "--out", str(run), *TINY]
+    with only_run(run):
+        for command in (again, ["resume", str(run), *ALONE]):
+            assert train_main(command) == 1
+            assert f"{run}: another `tools.train` is training in it" in capsys.readouterr().err
+    for name in ("checkpoint.pt", "log.jsonl"):
+        (run / name).unlink()
+    options = (run / "options.json").read_text()
+    assert train_main([*again, "--seed", "5"]) == 1
+    assert "holds a training" in capsys.readouterr().err
+    assert (run / "options.json").read_text() == options
+
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from tools.train.guards import only_run
+with only_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_run_is_in_nobodys_way(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(AppError, match="expected to be alone"), only_run(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        with only_run(tmp_path):
+            pass
+
+
 def test_a_gradient_that_is_no_number_reaches_no_checkpoint(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +275,38 @@ def test_a_gradient_that_is_no_number_reaches_no_checkpoint(
     assert state["progress"]["step"] == 1
     weights = [value for part in ("networks", "averages") for one in state["trainer"][part] for value in one.values()]
     assert all(bool(torch.isfinite(value).all()) for value in weights)
+
+
+def test_cases_that_come_later_change_nothing(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown, later = tmp_path / "cache", tmp_path / "phantom_001"
+    shutil.copytree(cache, grown)
+    (grown / "cases" / "phantom_001").rename(later)
+    whole = fitted(grown, tmp_path / "whole", 3)
+    run = fitted(grown, tmp_path / "run", 1)
+    later.rename(grown / "cases" / "phantom_001")
+    resume = ["resume", str(run), *ALONE, "--stop-at-step"]
+    assert train_main([*resume, "3"]) == 0
+    assert_equal(checkpoint(run)["trainer"], checkpoint(whole)["trainer"])
+    assert "1 cases are left out" in caplog.text
+    options = json.loads((run / "options.json").read_text())
+    assert options.pop("cases") == ["phantom_000", "phantom_002"]
+    (grown / "cases" / "phantom_000").rename(tmp_path / "phantom_000")
+    assert train_main([*resume, "4"]) == 2
+    assert "lacks phantom_000, from which this training learns" in capsys.readouterr().err
+    (run / "options.json").write_text(json.dumps(options))  # as trainings had them that began before
+    assert train_main([*resume, "4"]) == 0
+
+
+def test_a_run_says_its_precision(cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = fitted(cache, tmp_path / "first", 1)
+    with caplog.at_level(logging.INFO, "tools.train"):
+        second = fitted(cache, tmp_path / "second", 1, "--start-from", str(run))
+        assert caplog.text.count("training in fp32 on cpu") == 1
+        assert train_main(["resume", str(second), *ALONE, "--stop-at-step", "2"]) == 0
+        assert caplog.text.count("training in fp32 on cpu") == 2
+    assert log_of(second)[0]["precision"] == "fp32"
 
 
 def test_unknown_plan_values_are_named(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

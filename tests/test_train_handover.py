@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from app.backends.shapes import network_shapes
 from app.bundle import load_bundle
+from app.errors import FolderError
 from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, make_cache
 from tools.convert.__main__ import main as convert
 from tools.train.__main__ import main as train_main
@@ -202,6 +203,24 @@ def test_a_cache_of_another_plan_is_refused_first(
     assert f"prepare the scans into a new folder with --plan {packed}" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
     assert read_train_plan(packed) == read_train_plan(first / "train_plan.json")
+
+
+def test_options_come_last(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then an unpacked folder does not look whole."""
+    first, packed = fit(cache, tmp_path / "first", 1), tmp_path / "packed.safetensors"
+    assert train_main(["pack", str(first), str(packed)]) == 0
+
+    def full(*_: object) -> None:
+        raise FolderError("no space left")
+
+    monkeypatch.setattr("tools.train.handover.save_checkpoint", full)
+    assert train_main(["unpack", str(packed), "--out", str(tmp_path / "second"), "--cache", str(cache)]) == 3
+    assert not (tmp_path / "second" / "options.json").exists()
+
+
+def test_an_unpacked_training_knows_its_cases(cache: Path, tmp_path: Path) -> None:
+    second = hand_over(fit(cache, tmp_path / "first", 1), cache)
+    assert json.loads((second / "options.json").read_text())["cases"] == ["phantom_000", "phantom_001", "phantom_002"]
 
 
 def test_what_pack_did_not_write_is_refused(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,14 @@ from tools.exit_codes import exit_code_of
 from tools.train.arguments import build_parser
 
 if TYPE_CHECKING:
+    from tools.train.cache import CaseCache
     from tools.train.fit import Limits
     from tools.train.planning import TrainPlan
     from tools.train.settings import RunOptions, Settings
     from tools.train.trainer import TrainerOptions
     from tools.train.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,32 +95,54 @@ def _train(
     arguments: argparse.Namespace, plan: "TrainPlan", settings: "Settings", new: bool, start_from: Sequence[str] = ()
 ) -> int:
     """Checks everything, then trains; a new training's folder is made in between."""
-    from tools.train.cache import open_cache
     from tools.train.distributed import join_ranks
     from tools.train.fit import Fit, tune_process
+    from tools.train.guards import only_run
     from tools.train.handover import trained_networks
     from tools.train.sampling import choose_cases
-    from tools.train.settings import start_folder
+    from tools.train.settings import start_folder, write_settings
 
     _check_world_size(settings.world_size)
     limits = _limits(arguments, settings.run)
-    cases = open_cache(Path(settings.cache), settings.hold_out, plan.app)
+    cases = _cases(settings, plan)
     for labelled in (True,) if settings.trainer.supervised else (True, False):
         choose_cases(cases, plan, labelled)
     validation = _validation(settings, plan) if settings.run.validate_every else None
     weights = trained_networks(start_from)
     tune_process(settings.run.threads)
-    with join_ranks(settings.run.device) as rank:
+    with join_ranks(settings.run.device) as rank, only_run(arguments.out) if rank.leads else nullcontext():
         if new and rank.leads:
-            start_folder(arguments.out, plan, settings)
+            start_folder(arguments.out, plan)
         fit = Fit(arguments.out, plan, settings.trainer, cases, rank, limits, validation, settings.run.workers)
-        if weights:
-            fit.start_from(weights, start_from)
+        if new:
+            fit.start(weights, start_from)
+        else:
+            fit.resume()
+        if new and rank.leads:
+            write_settings(arguments.out, replace(settings, cases=tuple(case.case_id for case in cases)))
         progress = fit.run()
     last = plan.epochs * plan.iterations_per_epoch
     more = "" if progress.step >= last else f"; go on with: python -m tools.train resume {arguments.out}"
     print(f"{arguments.out}: {progress.step} of {last} iterations done{more}", file=sys.stderr)
     return 0
+
+
+def _cases(settings: "Settings", plan: "TrainPlan") -> list["CaseCache"]:
+    """The prepared cases to learn from: of a training that is gone on with those that it began with."""
+    from tools.train.cache import open_cache
+
+    found = open_cache(Path(settings.cache), settings.hold_out, plan.app)
+    if not settings.cases:
+        return found
+    by_id = {case.case_id: case for case in found}
+    if missing := [case_id for case_id in settings.cases if case_id not in by_id]:
+        raise UsageError(
+            f"{settings.cache}: lacks {', '.join(missing)}, from which this training learns, so that it would draw "
+            "other batches; prepare them again"
+        )
+    if more := len(found) - len(settings.cases):
+        logger.warning("%s: %d cases are left out, which were not there when the training began", settings.cache, more)
+    return [by_id[case_id] for case_id in settings.cases]
 
 
 def _limits(arguments: argparse.Namespace, run: "RunOptions") -> "Limits":

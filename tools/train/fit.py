@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from app.errors import AppError
 from tools.train.cache import CaseCache
-from tools.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from tools.train.checkpoint import load_checkpoint, save_checkpoint
 from tools.train.cps import consistency_weight
 from tools.train.distributed import Rank
 from tools.train.planning import TrainPlan
@@ -78,7 +78,7 @@ class Progress:
 
 
 class Fit:
-    """One training in one folder, from wherever its checkpoint stands."""
+    """One training in one folder: ``start`` or ``resume`` it, then ``run``."""
 
     def __init__(
         self,
@@ -100,20 +100,35 @@ class Fit:
         self._waited_s = 0.0
         self._clock = RunningClock()
         self._cpu_start_s = time.process_time()
-        if (folder / CHECKPOINT_FILE).exists():
-            self._load()
-        if rank.leads:
-            drop_later_lines(folder, self._progress.step)
 
-    def start_from(self, weights: Sequence[dict[str, torch.Tensor]], sources: Sequence[str]) -> None:
-        """Begins a new training with the weights of others; the log says of which.
+    def start(self, weights: Sequence[dict[str, torch.Tensor]] = (), sources: Sequence[str] = ()) -> None:
+        """Begins a new training, which ``resume`` finds from now on.
+
+        Args:
+            weights: of other trainings, to begin with; none: random ones.
+            sources: where these are from, for the log.
 
         Raises:
             UsageError: they do not fit the plan's network.
         """
-        self._trainer.start_from(weights)
-        self._log({"kind": "start", "start_from": list(sources)})
-        self._save()  # from now on resume finds them
+        if weights:
+            self._trainer.start_from(weights)
+        self._save()
+        if weights:
+            self._log({"kind": "start", "start_from": list(sources), "precision": self._trainer.precision})
+
+    def resume(self) -> None:
+        """Goes on where the checkpoint stands.
+
+        Raises:
+            AppError: there is no whole checkpoint.
+        """
+        state = load_checkpoint(self._folder)
+        self._progress = Progress(**state["progress"])
+        self._trainer.load_state(state["trainer"])
+        self._schedule.load_state(state["schedule"], self._progress.step // self._plan.iterations_per_epoch)
+        if self._rank.leads:
+            drop_later_lines(self._folder, self._progress.step)
 
     def run(self) -> Progress:
         """Trains until the plan's end or a limit; a checkpoint stands at the end either way.
@@ -123,6 +138,8 @@ class Fit:
         last = self._plan.epochs * self._plan.iterations_per_epoch
         if self._limits.stop_at_step is not None:
             last = min(last, self._limits.stop_at_step)
+        if self._rank.leads:
+            logger.info("training in %s on %s", self._trainer.precision, self._rank.device)
         with self._clock:
             with self._loaders() as loaders, _catch_signals(self._terminate), self._bar(last) as bar:
                 saved_s = self._clock.elapsed_s()
@@ -216,12 +233,6 @@ class Fit:
         progress = {"step": self._progress.step, "wall_s": wall_s, "cpu_s": cpu_s, "sums": self._progress.sums}
         state = {"trainer": self._trainer.state(), "schedule": self._schedule.state(), "progress": progress}
         save_checkpoint(self._folder, state)
-
-    def _load(self) -> None:
-        state = load_checkpoint(self._folder)
-        self._progress = Progress(**state["progress"])
-        self._trainer.load_state(state["trainer"])
-        self._schedule.load_state(state["schedule"], self._progress.step // self._plan.iterations_per_epoch)
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from app.atomic_files import atomic_file, write_text
 from app.errors import AppError, UsageError
 from tools.train.cache import open_cache
 from tools.train.checkpoint import load_checkpoint, save_checkpoint
+from tools.train.guards import only_run
 from tools.train.planning import PLAN_FILE, parse_train_plan, preprocessing_digest, read_train_plan
-from tools.train.settings import Settings, read_settings, start_folder
+from tools.train.settings import Settings, read_settings, start_folder, write_settings
 from tools.train.trainer import TrainerOptions, steps_to_full_decay
 from tools.train.training_log import LOG_FILE
 
@@ -66,7 +67,8 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
     record, networks = _read(file)
     plan = parse_train_plan(json.dumps(record["plan"]), str(file))
     cache = Path(settings.cache)
-    if any(case.digest != preprocessing_digest(plan.app) for case in open_cache(cache, settings.hold_out)):
+    cases = open_cache(cache, settings.hold_out)
+    if any(case.digest != preprocessing_digest(plan.app) for case in cases):
         raise UsageError(
             f"{cache}: prepared with other organs, spacing, interpolation or intensities than the training in {file}; "
             f"prepare the scans into a new folder with --plan {file}"
@@ -79,9 +81,12 @@ def unpack(file: Path, run: Path, settings: Settings) -> None:
         "optimisers": [],
         "scaler": {},
     }
-    start_folder(run, plan, replace(settings, trainer=options))
-    save_checkpoint(run, {"trainer": trainer, "schedule": record["schedule"], "progress": record["progress"]})
-    write_text(run / LOG_FILE, record["log"])
+    state = {"trainer": trainer, "schedule": record["schedule"], "progress": record["progress"]}
+    with only_run(run):
+        start_folder(run, plan)
+        save_checkpoint(run, state)
+        write_text(run / LOG_FILE, record["log"])
+        write_settings(run, replace(settings, trainer=options, cases=tuple(case.case_id for case in cases)))
 
 
 def trained_networks(sources: Sequence[str]) -> list[Weights]:

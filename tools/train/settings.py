@@ -58,6 +58,8 @@ class Settings:
         hold_out: scans in neither set.
         world_size: processes; another number would draw other batches.
         run: of the run that started it.
+        cases: those that it learns from; others that ``prepare`` adds to the cache would change what is drawn. None: of
+            a training that is older than this entry, and learns from all.
     """
 
     trainer: TrainerOptions
@@ -66,19 +68,33 @@ class Settings:
     hold_out: tuple[str, ...] = ()
     world_size: int = 1
     run: RunOptions = field(default_factory=RunOptions)
+    cases: tuple[str, ...] = ()
 
 
-def start_folder(folder: Path, plan: TrainPlan, settings: Settings) -> None:
-    """Makes the folder of a new training with its plan and options.
+def start_folder(folder: Path, plan: TrainPlan) -> None:
+    """Makes the folder of a new training with its plan.
+
+    Its checkpoint comes next and ``write_settings`` last: a folder that looks whole can be gone on with.
 
     Raises:
         AppError: there is a training already.
         FolderError: the folder cannot be written.
     """
-    if (folder / CHECKPOINT_FILE).exists() or (folder / LOG_FILE).exists():
-        raise AppError(f"{folder}: holds a training; expected a new folder. Continue it with `tools.train resume`")
+    if any((folder / name).exists() for name in (OPTIONS_FILE, CHECKPOINT_FILE, LOG_FILE)):
+        raise AppError(
+            f"{folder}: holds a training; expected a new folder. Continue it with `tools.train resume`, or choose "
+            "another folder"
+        )
     prepare_output_folder(folder)
     write_train_plan(folder / PLAN_FILE, plan)
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Writes ``options.json``: from now on ``resume`` goes on with the training, and no other begins in its folder.
+
+    Raises:
+        FolderError: the folder cannot be written.
+    """
     write_text(folder / OPTIONS_FILE, json.dumps(asdict(settings), indent=1) + "\n")
 
 
