@@ -25,11 +25,13 @@ from tests.small_training import ALONE, TINY, assert_equal, checkpoint, log_of, 
 from tools.convert.__main__ import main as convert_main
 from tools.train.__main__ import main as train_main
 from tools.train.cache import open_cache
+from tools.train.checkpoint import save_checkpoint
 from tools.train.fit import Fit
 from tools.train.guards import only_run
 from tools.train.planning import read_train_plan
 from tools.train.presets import make_plan
 from tools.train.running_time import running_s
+from tools.train.sampling import Batch, BatchLoader
 from tools.train.trainer import Trainer, new_network
 from tools.train.training_log import append_line, drop_later_lines, read_lines
 from tools.train.validation import Validation, cases_to_validate
@@ -253,6 +255,42 @@ def test_a_killed_run_is_in_nobodys_way(tmp_path: Path) -> None:
         holder.wait()
         with only_run(tmp_path):
             pass
+
+
+def test_a_second_ctrl_c_does_not_cost_the_last_checkpoint(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while that is written; the one of step 0 is there already."""
+
+    def save(folder: Path, state: dict[str, Any]) -> None:
+        if state["progress"]["step"]:
+            os.kill(os.getpid(), signal.SIGINT)
+        save_checkpoint(folder, state)
+
+    monkeypatch.setattr("tools.train.fit.save_checkpoint", save)
+    assert checkpoint(fitted(cache, tmp_path / "run", 2))["progress"]["step"] == 2
+
+
+def test_what_was_done_before_batches_failed_is_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And is what a training of as many iterations is."""
+    batches = BatchLoader.__next__
+    numbers = iter(range(5))
+
+    def fail_third(loader: BatchLoader) -> Batch:
+        if next(numbers) == 2:
+            raise AppError("a process that prepares batches ended")
+        return batches(loader)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchLoader, "__next__", fail_third)
+        fit = ["fit", "--cache", str(cache), "--out", str(tmp_path / "run"), *TINY, "--supervised"]
+        assert train_main(fit) == 1
+    assert "a process that prepares batches ended" in capsys.readouterr().err
+    found, expected = checkpoint(tmp_path / "run"), checkpoint(fitted(cache, tmp_path / "two", 2))
+    assert found["progress"]["step"] == 2
+    assert_equal(found["trainer"], expected["trainer"])
 
 
 def test_a_gradient_that_is_no_number_reaches_no_checkpoint(

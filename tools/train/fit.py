@@ -3,13 +3,11 @@
 import ctypes
 import logging
 import platform
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,9 +18,10 @@ from tools.train.cache import CaseCache
 from tools.train.checkpoint import load_checkpoint, save_checkpoint
 from tools.train.cps import consistency_weight
 from tools.train.distributed import Rank
+from tools.train.guards import catch_signals
 from tools.train.planning import TrainPlan
 from tools.train.running_time import RunningClock
-from tools.train.sampling import BatchLoader
+from tools.train.sampling import Batch, BatchLoader
 from tools.train.schedule import Schedule
 from tools.train.trainer import Trainer, TrainerOptions
 from tools.train.training_log import append_line, drop_later_lines
@@ -140,23 +139,20 @@ class Fit:
             last = min(last, self._limits.stop_at_step)
         if self._rank.leads:
             logger.info("training in %s on %s", self._trainer.precision, self._rank.device)
-        with self._clock:
-            with self._loaders() as loaders, _catch_signals(self._terminate), self._bar(last) as bar:
-                saved_s = self._clock.elapsed_s()
-                while self._progress.step < last and not self._rank.any_of(self._terminated or self._time_is_up()):
-                    self._iterate(*loaders, bar)
-                    if self._clock.elapsed_s() - saved_s >= self._limits.checkpoint_minutes * 60:
-                        self._save()
-                        saved_s = self._clock.elapsed_s()
+        with self._clock, catch_signals(self._terminate), self._loaders() as loaders, self._bar(last) as bar:
+            saved_s = self._clock.elapsed_s()
+            while self._progress.step < last and not self._rank.any_of(self._terminated or self._time_is_up()):
+                self._iterate(*loaders, bar)
+                if self._clock.elapsed_s() - saved_s >= self._limits.checkpoint_minutes * 60:
+                    self._save()
+                    saved_s = self._clock.elapsed_s()
             self._save()
         return self._progress
 
     def _iterate(self, labelled: BatchLoader, unlabelled: BatchLoader | None, bar: "tqdm[Any]") -> None:
         step, plan = self._progress.step, self._plan
         weight = consistency_weight(step / plan.iterations_per_epoch, plan.ramp_up_epochs, plan.consistency_weight)
-        start_s = self._clock.elapsed_s()
-        batches = next(labelled), None if unlabelled is None else next(unlabelled)
-        self._waited_s += self._clock.elapsed_s() - start_s
+        batches = self._next_batches(labelled, unlabelled)
         try:
             numbers = self._trainer.step(*batches, weight, self._schedule.rate)
         except FloatingPointError as error:
@@ -171,6 +167,17 @@ class Fit:
         bar.set_postfix(loss=f"{numbers['supervised']:.3f}", weight=f"{weight:.2f}", lr=f"{self._trainer.rate:.1e}")
         if self._progress.step % plan.iterations_per_epoch == 0:
             self._finish_epoch(step // plan.iterations_per_epoch, weight)
+
+    def _next_batches(self, labelled: BatchLoader, unlabelled: BatchLoader | None) -> tuple[Batch, Batch | None]:
+        """Nothing has begun with the iteration yet: if they cannot be had, the iterations before it are kept."""
+        start_s = self._clock.elapsed_s()
+        try:
+            batches = next(labelled), None if unlabelled is None else next(unlabelled)
+        except Exception:
+            self._save()
+            raise
+        self._waited_s += self._clock.elapsed_s() - start_s
+        return batches
 
     def _finish_epoch(self, epoch: int, weight: float) -> None:
         means = {name: total / self._plan.iterations_per_epoch for name, total in self._progress.sums.items()}
@@ -233,22 +240,6 @@ class Fit:
         progress = {"step": self._progress.step, "wall_s": wall_s, "cpu_s": cpu_s, "sums": self._progress.sums}
         state = {"trainer": self._trainer.state(), "schedule": self._schedule.state(), "progress": progress}
         save_checkpoint(self._folder, state)
-
-
-@contextmanager
-def _catch_signals(terminate: Any) -> Iterator[None]:
-    """SIGTERM and SIGINT ask for an orderly end while the block runs."""
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        logger.warning("asked to stop; finishing this iteration and writing a checkpoint")
-        terminate()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def tune_process(threads: int | None) -> None:

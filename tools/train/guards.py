@@ -1,14 +1,19 @@
-"""What protects a run of a training: nobody else is at its folder."""
+"""What protects a run of a training: nobody else is at its folder, and a signal lets it end in good order."""
 
 import errno
 import fcntl
+import logging
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from app.cases import prepare_output_folder
 from app.errors import AppError, FolderError
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # by some network file systems
@@ -48,3 +53,19 @@ def _lock(descriptor: int, folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED:
             raise FolderError(f"{folder / LOCK_FILE}: cannot be locked ({error.strerror or error})") from error
+
+
+@contextmanager
+def catch_signals(terminate: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT ask for an orderly end while the block runs."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        logger.warning("asked to stop; finishing this iteration and writing a checkpoint")
+        terminate()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
