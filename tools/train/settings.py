@@ -58,8 +58,8 @@ class Settings:
         hold_out: scans in neither set.
         world_size: processes; another number would draw other batches.
         run: of the run that started it.
-        cases: those that it learns from; others that ``prepare`` adds to the cache would change what is drawn. Empty: of
-            a training that is older than this entry, and learns from all.
+        cases: those that it learns from; others that ``prepare`` adds to the cache would change what is drawn. Empty:
+            of a training that is older than this entry, and learns from all.
     """
 
     trainer: TrainerOptions
