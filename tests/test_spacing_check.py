@@ -38,6 +38,16 @@ def test_own_grid_keeps_all_and_a_coarse_one_loses_what_is_thin(
     assert "| voxels | 1.00 | 0.12 |" in table
 
 
+def test_a_record_stays_if_nothing_can_be_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "a.nii.gz").write_bytes(b"no label map")
+    out = tmp_path / "check.json"
+    out.write_text("earlier")
+    assert main(["--labels", str(folder), "--spacings", "3x2x1", "--out", str(out)]) == 1
+    assert out.read_text() == "earlier"
+
+
 def test_wrong_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--spacings", "2x2", "--out", str(tmp_path / "x.json")])

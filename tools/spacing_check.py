@@ -25,12 +25,13 @@ from app.volume_io import read_volume
 from tools.check_records import prepare_record, write_record
 from tools.evaluate.flare import CORRECTED, score_case
 from tools.exit_codes import exit_code_of
+from tools.robustness.measure import ORGANS, SMALLEST_SCORED_ML
+from tools.robustness.table import mean
 from tools.train.checks import label_ids
 from tools.train.labels import resample_label_map
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DATA = _ROOT.parent / "shared" / "data" / "abdomen_ct" / "labels"
-_SMALLEST_ML = 1.0  # as in tools.robustness: less is a speck
 
 Row = dict[str, Any]
 
@@ -48,7 +49,7 @@ def _check(arguments: argparse.Namespace, command: list[str]) -> int:
         raise FolderError(f"{arguments.labels}: no label maps; expected X.nii.gz. Give --labels")
     prepare_record(arguments.out)
     plan = load_bundle(arguments.bundle).plan
-    if plan.labels != tuple(organ.name for organ in CORRECTED.organs):
+    if plan.labels != ORGANS:
         raise UsageError(f"{arguments.bundle}: finds {', '.join(plan.labels)}; expected FLARE22's 13 organs")
     rows: list[Row] = []
     complete = True
@@ -60,6 +61,8 @@ def _check(arguments: argparse.Namespace, command: list[str]) -> int:
         except CaseError as error:
             print(f"error: {error}", file=sys.stderr)
             complete = False
+    if not rows:  # a record that is there stays
+        return EXIT_CASE_FAILED
     record = {
         "schema_version": 1,
         "command": shlex.join(["python", "-m", "tools.spacing_check", *command]),
@@ -127,10 +130,10 @@ def markdown(record: dict[str, Any]) -> str:
 
 def _scores(rows: list[Row], organs: list[str]) -> str:
     found = [row["organs"][organ] for row in rows for organ in organs]
-    shown = [scores for scores in found if scores["reference_ml"] >= _SMALLEST_ML and scores["dsc"] is not None]
+    shown = [scores for scores in found if scores["reference_ml"] >= SMALLEST_SCORED_ML and scores["dsc"] is not None]
     if not shown:
         return "-"
-    dsc, nsd = (sum(scores[metric] for scores in shown) / len(shown) for metric in ("dsc", "nsd"))
+    dsc, nsd = (mean(scores[metric] for scores in shown) for metric in ("dsc", "nsd"))
     return f"{dsc:.3f}, {nsd:.3f} ({len(shown)})"
 
 

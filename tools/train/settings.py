@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from app.atomic_files import write_text
-from app.cases import prepare_output_folder
 from app.errors import AppError, UsageError
 from app.json_values import build_value
 from tools.train.checkpoint import CHECKPOINT_FILE
@@ -72,7 +71,7 @@ class Settings:
 
 
 def start_folder(folder: Path, plan: TrainPlan) -> None:
-    """Makes the folder of a new training with its plan.
+    """Begins the folder of a new training, which ``guards.only_run`` has made, with its plan.
 
     Its checkpoint comes next and ``write_settings`` last: a folder that looks whole can be gone on with.
 
@@ -85,7 +84,6 @@ def start_folder(folder: Path, plan: TrainPlan) -> None:
             f"{folder}: holds a training; expected a new folder. Continue it with `tools.train resume`, or choose "
             "another folder"
         )
-    prepare_output_folder(folder)
     write_train_plan(folder / PLAN_FILE, plan)
 
 
