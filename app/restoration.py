@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -131,32 +132,49 @@ class _PlaneRestorer:
         self._planes: dict[int, _Plane] = {}
 
     def add(self, slab: Slab) -> Iterator[tuple[int, LabelArray, int]]:
-        """Yields (position, uint8 plane, voxels that took interpolation) of all planes that are now possible."""
+        """Yields (position, uint8 plane, voxels that took interpolation) of all planes that are now possible.
+
+        A plane is borrowed: valid until the next one is asked for.
+        """
         logits = np.moveaxis(slab.logits, slab.axis + 1, 1)
         labels = most_likely_class(logits)
         by_voxel = np.moveaxis(logits, 0, -1)
         for index, of_plane in enumerate(labels, start=slab.start):
             self._planes[index] = by_voxel[index - slab.start], of_plane
             while self._next < len(self._lower) and self._upper[self._next] <= index:
-                lower, upper = int(self._lower[self._next]), int(self._upper[self._next])
-                plane, count = self._restore_plane(self._planes[lower], self._planes[upper], self._weight[self._next])
-                yield self._next, plane, count
-                self._next += 1
+                yield from self._restore_layer()
             self._planes.pop(index - 1, None)
         last, of_plane = self._planes[index]
         self._planes = {index: (last.copy(), of_plane.copy())}
 
-    def _restore_plane(self, near: _Plane, far: _Plane, weight: np.float32) -> tuple[LabelArray, int]:
-        plane, settled = self._settled(near[1], far[1] if weight > 0 else near[1])
-        unsettled = np.flatnonzero(~settled)
-        if unsettled.size:
-            plane.reshape(-1)[unsettled] = self._interpolate(near[0], far[0], weight, unsettled)
-        return plane, int(unsettled.size)
+    def _restore_layer(self) -> Iterator[tuple[int, LabelArray, int]]:
+        """The planes of the result from the next one on that lie between the same two of the network grid."""
+        first, lower, upper = self._next, self._lower[self._next], self._upper[self._next]
+        while self._next < len(self._lower) and (self._lower[self._next], self._upper[self._next]) == (lower, upper):
+            self._next += 1
+        near, far = self._planes[int(lower)], self._planes[int(upper)]
+        plane, unsettled = self._settle(near[1], far[1])
+        positions = range(first, self._next)
+        if not unsettled.size:
+            yield from ((position, plane, 0) for position in positions)
+            return
+        flat = plane.reshape(-1)
+        found = self._interpolate(near[0], far[0], self._weight[first : self._next], unsettled)
+        for position, labels in zip(positions, found, strict=True):
+            flat[unsettled] = labels
+            yield position, plane, int(unsettled.size)
 
-    def _settled(self, near: LabelArray, far: LabelArray) -> tuple[LabelArray, Mask]:
-        """(labels, where they are certain): all corners of the cell agree."""
-        row_lower, row_upper, _ = self._rows
-        column_lower, column_upper, _ = self._columns
+    def _settle(self, near: LabelArray, far: LabelArray) -> tuple[LabelArray, Indices]:
+        """(labels where all corners of the cell agree, flat indices of the other voxels) of a plane of the result.
+
+        Only where one of the corners is no background is there something to look at.
+        """
+        plane = np.zeros((len(self._rows[0]), len(self._columns[0])), dtype=np.uint8)
+        marked = np.maximum(near, far)
+        rows = _beside(self._rows, np.flatnonzero(marked.any(axis=1)))
+        columns = _beside(self._columns, np.flatnonzero(marked.any(axis=0)))
+        row_lower, row_upper = (neighbours[rows] for neighbours in self._rows[:2])
+        column_lower, column_upper = (neighbours[columns] for neighbours in self._columns[:2])
         tall = near.take(row_lower, axis=0)
         same = near == far
         same_rows = same.take(row_lower, axis=0)
@@ -166,12 +184,19 @@ class _PlaneRestorer:
         settled = same_rows.take(column_lower, axis=1)
         settled &= same_rows.take(column_upper, axis=1)
         settled &= labels == tall.take(column_upper, axis=1)
-        return labels, settled
+        plane[rows, columns] = labels
+        down, across = np.nonzero(~settled)
+        return plane, (down + rows.start) * plane.shape[1] + (across + columns.start)
 
-    def _interpolate(self, near: Float32Array, far: Float32Array, weight: np.float32, voxels: Indices) -> LabelArray:
-        """uint8 (n,): the most likely class of trilinear logits at these voxels (flat indices) of the result's plane.
+    def _interpolate(
+        self, near: Float32Array, far: Float32Array, weights: Float32Array, voxels: Indices
+    ) -> Iterator[LabelArray]:
+        """uint8 (n,) for each weight: the most likely class of trilinear logits at these voxels of a plane.
 
-        Along the streaming axis first, of the network voxels at the corners of their cells.
+        Args:
+            near, far: float32 (rows, columns, classes), the planes of the network grid on both sides.
+            weights: float32 (planes,), of ``far`` in each plane of the result.
+            voxels: flat indices into such a plane.
         """
         rows, columns = np.divmod(voxels, len(self._columns[0]))
         row_lower, row_upper, row_weight = self._rows
@@ -186,17 +211,38 @@ class _PlaneRestorer:
         for corner in corners:
             touched[corner] = True
         places = np.divmod(np.flatnonzero(touched), width)
-        table = near[places]
-        if weight > 0:
-            table = _mix(table, far[places], weight)
-        rank = np.cumsum(touched, dtype=np.int32)  # one more than the row of the table
-        top_left, top_right, bottom_left, bottom_right = (
-            table.take(rank.take(corner) - 1, axis=0) for corner in corners
-        )
+        rank = np.cumsum(touched, dtype=np.int32) - 1  # the row of a network voxel in the tables
+        ranks = [rank.take(corner) for corner in corners]
         across, down = column_weight.take(columns)[:, None], row_weight.take(rows)[:, None]
-        logits = _mix(_mix(top_left, top_right, across), _mix(bottom_left, bottom_right, across), down)
+
+        def in_plane(table: Float32Array) -> Float32Array:
+            top_left, top_right, bottom_left, bottom_right = (table.take(corner, axis=0) for corner in ranks)
+            return _mix(_mix(top_left, top_right, across), _mix(bottom_left, bottom_right, across), down)
+
+        table = near[places]
+        if not weights.any():
+            yield from repeat(self._argmax(in_plane(table)), len(weights))
+            return
+        if len(weights) == 1:  # along the streaming axis first, which has fewer voxels on the network grid
+            yield self._argmax(in_plane(_mix(table, far[places], weights[0])))
+            return
+        logits, rise = in_plane(table), in_plane(far[places])
+        rise -= logits
+        for weight in weights:
+            yield self._argmax(logits + weight * rise)
+
+    def _argmax(self, logits: Float32Array) -> LabelArray:
+        """uint8 (n,) of float32 (n, classes)."""
         labels: LabelArray = np.argmax(logits.astype(self._precision, copy=False), axis=1).astype(np.uint8)
         return labels
+
+
+def _beside(neighbours: tuple[Indices, Indices, Float32Array], places: Indices) -> slice:
+    """From the first to the last output voxel that lies beside one of these input voxels; empty if there are none."""
+    if not places.size:
+        return slice(0, 0)
+    lower, upper, _ = neighbours
+    return slice(int(np.searchsorted(upper, places[0])), int(np.searchsorted(lower, places[-1], side="right")))
 
 
 def _mix(first: Float32Array, second: Float32Array, weight: Float32Array | np.float32) -> Float32Array:

@@ -48,7 +48,7 @@ def assert_same_where_decided(label_map: np.ndarray, full: np.ndarray) -> None:
 
 @pytest.mark.parametrize("sigma", [2.0, 4.0])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("shape", [(45, 61, 70), (20, 80, 31), (15, 16, 14), (30, 32, 28)])
+@pytest.mark.parametrize("shape", [(45, 61, 70), (20, 80, 31), (15, 16, 14), (30, 32, 28), (130, 20, 30)])
 def test_normal_equals_brute_force(sigma: float, axis: int, shape: Shape) -> None:
     logits = smooth_logits((30, 32, 28), sigma)
     found = restore(slabs(logits, axis, 7), (30, 32, 28), shape, (1, 1, 1), "normal")
@@ -56,6 +56,19 @@ def test_normal_equals_brute_force(sigma: float, axis: int, shape: Shape) -> Non
     if shape != (30, 32, 28):  # the identity interpolates nothing
         assert 0.30 <= found.shortcut_share <= 0.95
     assert len(np.unique(found.label_map)) == CLASSES
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("organs", [[], [(0, 0, 0)], [(29, 31, 27)], [(12, 9, 0), (14, 30, 20)]])
+def test_what_lies_in_background_is_found(organs: list[Shape], axis: int) -> None:
+    shape, logits = (61, 45, 70), np.zeros((CLASSES, 30, 32, 28), dtype=np.float32)
+    logits[0] = 0.4
+    for place in organs:
+        logits[2, *place] = 1.0
+    found = restore(slabs(logits, axis, 7), (30, 32, 28), shape, (1, 1, 1), "normal")
+    assert_same_where_decided(found.label_map, interpolated(logits, shape, (1, 1, 1)))
+    assert np.any(found.label_map) == bool(organs)
+    assert found.shortcut_share >= (0.99 if organs else 1.0)
 
 
 @pytest.mark.parametrize("orders", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 0)])
