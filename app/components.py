@@ -53,7 +53,7 @@ def find_components(label_map: LabelArray, wanted: Mask, diagonal: bool = False)
 
     Args:
         label_map: uint8 (z, y, x).
-        wanted: bool (256,), which labels count.
+        wanted: bool (256,), which labels count; not 0, the background.
         diagonal: voxels that share an edge or a corner are connected, too (26-connectivity).
     """
     runs = _find_runs(label_map, wanted)
@@ -106,21 +106,20 @@ class _Runs:
 
 def _find_runs(label_map: LabelArray, wanted: Mask) -> _Runs:
     depth, height, width = label_map.shape
-    kept = np.where(wanted, np.arange(256), 0).astype(np.uint8)
     plane = (height + 1) * (width + 1)
     planes = max(1, _VOXELS_AT_ONCE // plane)
     padded = np.zeros((planes, height + 1, width + 1), dtype=np.uint8)
     starts, stops, labels = [], [], []
     for first in range(0, depth, planes):
         part = label_map[first : first + planes]
-        np.take(kept, part, out=padded[: len(part), :height, :width])
+        padded[: len(part), :height, :width] = part
         flat = padded[: len(part)].reshape(-1)
         changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
         if flat[0]:
             changes = np.concatenate(([0], changes))
         # The last voxel is a column more and background: every run has an end among the changes.
         found = flat[changes[:-1]]
-        inside = found != 0
+        inside = wanted[found]
         starts.append(changes[:-1][inside] + first * plane)
         stops.append(changes[1:][inside] + first * plane)
         labels.append(found[inside])

@@ -111,16 +111,17 @@ def _runs_bytes(shape_zyx: Shape) -> int:
 def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape, plan: Plan, voxel_bytes: int) -> int:
     """What ``resample`` holds besides scan and result: the slab as float, shrunk in x, in y too, and its product.
 
-    A spline gives every plane of the grid a weight; linearly, a slab reaches the planes beside it, and of a coarse grid
-    only the two voxels beside each of its own are used.
+    A spline gives every plane of the grid a weight; linearly, only the two voxels beside each of the grid's own are
+    used, and a slab reaches the planes beside it.
     """
     matrices = max(8 * n * (n + m) for n, m in zip(shape_zyx, grid_zyx, strict=True))  # float64, while one is made
     is_spline, picked = plan.interpolation.image_order == 3, 0
+    depth, height, width = shape_zyx
     if not is_spline and not plan.interpolation.clip_overshoot:
         z, y, x = (min(n, 2 * m) for n, m in zip(shape_zyx, grid_zyx, strict=True))
+        depth = z
         if z * y * x * PICKED_PART <= prod(shape_zyx):
-            shape_zyx, picked = (z, y, x), z * y * x * voxel_bytes
-    depth, height, width = shape_zyx
+            height, width, picked = y, x, z * y * x * voxel_bytes
     thickness = min(depth, max(1, SLAB_BYTES // (_FLOAT * height * width)))
     slab = _FLOAT * thickness * height * width
     narrow = _FLOAT * thickness * height * grid_zyx[2]

@@ -28,7 +28,7 @@ from app.nifti_header import (
 )
 from app.volume import Array, Geometry, LabelArray, Shape, Volume
 
-_CHUNK_BYTES = 4 * 2**20
+_CHUNK_BYTES = 2**20
 # All that a label map takes over from its scan's header, beside the first pixdims: any other field may hold a name.
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "xyzt_units"),

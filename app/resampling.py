@@ -127,10 +127,15 @@ def resample(
     depth, height, width = voxels.shape
     result = np.zeros((shape_zyx[0], shape_zyx[1] * shape_zyx[2]), dtype=np.float32)
     extremes = _Extremes(voxels.shape, orders) if clip_overshoot else None
+    # Linearly, thin slices have two planes with weights beside each plane of the grid, and others between them.
+    used = np.arange(depth) if extremes else np.flatnonzero(along_z.any(axis=0))
     thickness = max(1, SLAB_BYTES // (4 * height * width))
     rows_at_once = max(1, SLAB_BYTES // result[0].nbytes)
-    for start in range(0, depth, thickness):
-        slab = np.array(voxels[start : start + thickness], dtype=np.float32, order="C")
+    for start in range(0, len(used), thickness):
+        planes = used[start : start + thickness]
+        slab = np.empty((len(planes), height, width), dtype=np.float32)
+        for plane, index in zip(slab, planes, strict=True):
+            plane[...] = voxels[index]
         prepare(slab)
         if extremes:
             extremes.add(slab, start)
@@ -139,7 +144,7 @@ def resample(
         for plane, shrunk in zip(narrow, in_plane, strict=True):  # as matmul would, but signals get through: on a busy
             np.matmul(along_y, plane, out=shrunk)  # machine BLAS's threads wait for each other, 2 s for 64 planes
         del narrow, plane, shrunk
-        weights = along_z[:, start : start + thickness]
+        weights = along_z[:, planes]
         reached = np.flatnonzero(np.any(weights != 0, axis=1))
         for first in range(reached[0], reached[-1] + 1, rows_at_once) if reached.size else ():
             rows = slice(first, min(first + rows_at_once, reached[-1] + 1))

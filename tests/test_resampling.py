@@ -60,6 +60,14 @@ def test_a_coarse_grid_picks_the_voxels_that_it_uses(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(resample(voxels, (5, 6, 5), (1, 1, 1)), picked, rtol=0, atol=2e-3)
 
 
+def test_planes_between_those_with_weights_are_not_looked_at() -> None:
+    stack = np.random.default_rng(1).normal(size=(40, 6, 7)).astype(np.float32)
+    unused = interpolation_matrix(40, 10, 1).any(axis=0) == 0
+    assert np.count_nonzero(unused) == 20
+    spoilt = np.where(unused[:, None, None], np.float32(np.nan), stack)
+    assert np.array_equal(resample(spoilt, (10, 6, 7), (1, 1, 1)), resample(stack, (10, 6, 7), (1, 1, 1)))
+
+
 @pytest.mark.parametrize("orders", [(0, 3, 3), (1, 0, 3), (3, 1, 0)])
 def test_orders_per_axis_equal_one_scipy_zoom_after_another(orders: Shape) -> None:
     voxels, shape = scan((10, 11, 12)), (25, 7, 30)
