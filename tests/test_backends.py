@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from app import backends
 from app.backends import create_predictor, cuda_provider, openvino_cpu, openvino_slabs, openvino_weights
+from app.backends.openvino_air import scale_for_air
 from app.backends.openvino_cpu import OpenVinoPredictor
 from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
@@ -114,6 +115,50 @@ def test_openvino_leaves_joins_along_space_alone() -> None:
     model = openvino.Model([joined], images)
     convolve_parts_of_joins(model)
     assert "Concat" in [node.get_type_name() for node in model.get_ops()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scaled"),
+    [("normalised", True), ("biased", True), ("activated", False), ("two readers", False), ("no convolution", False)],
+)
+def test_openvino_scales_air_only_where_a_norm_takes_any_scale(kind: str, scaled: bool) -> None:
+    import openvino
+    import openvino.opset13 as ops
+
+    image = ops.parameter([1, 1, 8, 8, 8], dtype=np.float32)
+    axes = ops.constant([2, 3, 4], dtype="int64")
+    kernel = ops.constant(np.ones((4, 1, 3, 3, 3), dtype=np.float32))
+    sums = image if kind == "no convolution" else ops.convolution(image, kernel, *convolution(1, 1))
+    biased = ops.add(sums, ops.constant(np.ones((1, 4, 1, 1, 1), dtype=np.float32))) if kind == "biased" else sums
+    found = [ops.relu(biased) if kind == "activated" else ops.mvn(biased, axes, True, 1e-5, "inside_sqrt")]
+    if kind == "two readers":
+        found.append(ops.relu(sums))
+    model = openvino.Model(found, [image])
+    assert scale_for_air(model, -2.2727272) == (-2.265625 / -2.2727272 if scaled else 1.0)
+    assert scale_for_air(model, 0.0) == 1.0
+
+
+def test_the_scale_for_air_changes_no_logit_of_the_default_network(bundle: Bundle, tile: Float32Array) -> None:
+    air = bundle.plan.intensity.normalised(-1024)
+    scale = scale_for_air(openvino_cpu.shared_core().read_model(model=bundle.read("network.onnx")), air)
+    assert scale != 1.0
+    assert np.float32(air * scale).view(np.uint32) % 2**16 == 0  # what bf16 leaves out
+    network = predictor(bundle, "openvino")
+    expected = network.predict(tile).copy()
+    np.testing.assert_allclose(network.predict(tile * np.float32(scale)), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_windows_in_bf16_are_scaled(bundle: Bundle, tile: Float32Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where OpenVINO imitates bf16."""
+    try:
+        network, _ = create_predictor(bundle, "openvino", "cpu", "bf16")
+    except DeviceError as reason:
+        pytest.skip(f"no bf16 here: {reason}")
+    found = network.predict(tile).copy()
+    monkeypatch.setattr(openvino_cpu, "scale_for_air", lambda *_: 1.0)
+    plain, _ = create_predictor(bundle, "openvino", "cpu", "bf16")
+    assert not np.array_equal(plain.predict(tile), found)
+    assert np.array_equal(plain.predict(tile * np.float32(-2.265625 / bundle.plan.intensity.normalised(-1024))), found)
 
 
 def small_limits(monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:

@@ -6,6 +6,9 @@ from functools import cache
 from threading import Lock
 from typing import Any, Literal
 
+import numpy as np
+
+from app.backends.openvino_air import scale_for_air
 from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
 from app.backends.openvino_slabs import cut_large_maps
@@ -14,7 +17,7 @@ from app.backends.processor import is_fast_in_bf16
 from app.backends.shapes import check_network_shapes, network_shapes
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import BundleError, CaseError, DeviceError
-from app.volume import Float32Array
+from app.volume import AIR_HU, Float32Array
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class OpenVinoPredictor:
         self.precision = precision
         self._kernels: list[Any] = []
         self._input_shape = network_shapes(bundle.plan)[0]
+        self._scale = scale_for_air(model, bundle.plan.intensity.normalised(AIR_HU)) if precision == "bf16" else 1.0
         try:
             convolve_parts_of_joins(model)
             if precision == "fp32":
@@ -80,9 +84,10 @@ class OpenVinoPredictor:
 
         This thread only waits, so that Ctrl-C and SIGTERM end a window: it is cancelled within one layer.
         """
+        scaled = tile if self._scale == 1.0 else tile * np.float32(self._scale)  # lives until the window is done
         try:
             try:
-                self._request.start_async({0: tile.reshape(self._input_shape)}, share_inputs=True)
+                self._request.start_async({0: scaled.reshape(self._input_shape)}, share_inputs=True)
                 while not self._request.wait_for(_WAIT_MS):
                     pass
             except KeyboardInterrupt:
