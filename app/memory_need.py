@@ -24,7 +24,7 @@ _SUM_BYTES = {"float32": 4, "float16": 2}
 _RUNS_PER_ROW = 4  # of which components are made: 0.3 to 0.7 on real label maps; noise has more
 _BODY_BYTES = 5  # a voxel of the search for the body: the mask, while it is opened three more, and the largest part
 _OPEN_SHARE = 0.1  # voxels of a plane that lie on organ borders: 2 to 8 % on the ten scans
-_ROWS_AT_ONCE = 5  # arrays (voxels, classes) that interpolate them
+_ROWS_AT_ONCE = 8  # arrays (voxels, classes) that interpolate them
 
 
 def predict_need(
@@ -129,8 +129,7 @@ def _resampling_bytes(shape_zyx: Shape, grid_zyx: Shape, plan: Plan, voxel_bytes
     reached = grid_zyx[0] if is_spline else min(grid_zyx[0], thickness * grid_zyx[0] // depth + 2)
     plane = _FLOAT * grid_zyx[1] * grid_zyx[2]
     product = plane * min(reached, max(1, SLAB_BYTES // plane))
-    before = slab + shrunk if thickness < depth else 0  # the last slab's, until their names are given to the next
-    return picked + max(before + slab, slab + narrow + 2 * shrunk, slab + shrunk + product) + matrices
+    return picked + max(slab + narrow, narrow + shrunk, shrunk + product) + matrices
 
 
 def _live_voxels(grid_zyx: Shape, plan: Plan) -> int:
@@ -154,7 +153,10 @@ def _streaming(grid_zyx: Shape, plan: Plan) -> tuple[Shape, int]:
 
 
 def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
-    """Sums, weights, blocks, two tiles, air's logits, and the larger of a window's and a slab's arrays."""
+    """Sums, weights, blocks, three tiles, air's logits, and the larger of a window's and a slab's arrays.
+
+    Three: a new tile is cut out while the last one has its name, and that, or its scaled copy, is held by the runtime.
+    """
     window = plan.sliding_window
     live, slab, tile = _live_voxels(grid_zyx, plan), _slab_voxels(grid_zyx, plan), prod(window.patch_size)
     sums = (plan.classes + 1) * live * _SUM_BYTES[window.accumulator]
@@ -162,7 +164,7 @@ def _sliding_window_bytes(grid_zyx: Shape, plan: Plan, mirror: bool) -> int:
     block = block_planes(window.patch_size) * prod(window.patch_size[1:]) * _FLOAT
     mirrors, softmax = bool(mirror and window.mirror_axes), window.average == "probabilities"
     blocks = block * (1 + plan.classes * (softmax and not mirrors))  # weighted, and probabilities
-    kept = sums + blocks + 2 * tile * _FLOAT + of_air
+    kept = sums + blocks + 3 * tile * _FLOAT + of_air
     flipped = mirrors * ((1 + softmax) * plan.classes + 1) * tile * _FLOAT  # the mean, a flip's probabilities, a flip
     # Half-precision sums are handed out as float32, and the next slab is made while the last is still held.
     wide = 2 * plan.classes * slab * _FLOAT if window.accumulator == "float16" else 0

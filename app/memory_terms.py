@@ -5,7 +5,7 @@ from math import prod
 
 from app.volume import Geometry
 
-CHUNKS_BYTES = 12 * 2**20  # a chunk of the file, its copy and the decompressor's window
+CHUNKS_BYTES = 3 * 2**20  # a chunk of the file, its copy and the decompressor's window
 
 _SMALL_BYTES = 30 * 2**20  # nibabel, isal, the heaps of the loader's and BLAS's threads: 39 MiB measured, some counted
 _AFTER_PREPROCESSING = ("network", "restore", "postprocess", "write")

@@ -106,7 +106,7 @@ def resample(
     """float32 (z, y, x): ``voxels`` interpolated to ``shape_zyx``.
 
     Works slab by slab along z: each slab alone becomes float, is shrunk in x and y, and adds its share to
-    all output slices that it reaches. Peak memory is the result, the input as it came and two or three slabs
+    all output slices that it reaches. Peak memory is the result, the input as it came and one or two slabs
     (``memory_need``); of a grid so coarse that it uses an eighth of the input at most, those voxels besides.
 
     Args:
@@ -127,7 +127,7 @@ def resample(
     depth, height, width = voxels.shape
     result = np.zeros((shape_zyx[0], shape_zyx[1] * shape_zyx[2]), dtype=np.float32)
     extremes = _Extremes(voxels.shape, orders) if clip_overshoot else None
-    # Linearly, thin slices have two planes with weights beside each plane of the grid, and others between them.
+    # Linearly, of thin slices one or two have weights in a plane of the grid, and those between them none.
     used = np.arange(depth) if extremes else np.flatnonzero(along_z.any(axis=0))
     thickness = max(1, SLAB_BYTES // (4 * height * width))
     rows_at_once = max(1, SLAB_BYTES // result[0].nbytes)
@@ -139,8 +139,9 @@ def resample(
         prepare(slab)
         if extremes:
             extremes.add(slab, start)
-        narrow = slab.reshape(-1, width).dot(along_x.T).reshape(len(slab), height, -1)
-        in_plane = np.empty((len(slab), len(along_y), narrow.shape[2]), dtype=np.float32)
+        narrow = slab.reshape(-1, width).dot(along_x.T).reshape(len(planes), height, -1)
+        del slab, plane
+        in_plane = np.empty((len(planes), len(along_y), narrow.shape[2]), dtype=np.float32)
         for plane, shrunk in zip(narrow, in_plane, strict=True):  # as matmul would, but signals get through: on a busy
             np.matmul(along_y, plane, out=shrunk)  # machine BLAS's threads wait for each other, 2 s for 64 planes
         del narrow, plane, shrunk
@@ -148,7 +149,8 @@ def resample(
         reached = np.flatnonzero(np.any(weights != 0, axis=1))
         for first in range(reached[0], reached[-1] + 1, rows_at_once) if reached.size else ():
             rows = slice(first, min(first + rows_at_once, reached[-1] + 1))
-            result[rows] += weights[rows] @ in_plane.reshape(len(slab), -1)
+            result[rows] += weights[rows] @ in_plane.reshape(len(planes), -1)
+        del in_plane
     if extremes:
         extremes.clip(result.reshape(shape_zyx))
     return result.reshape(shape_zyx)

@@ -12,7 +12,6 @@ from app.resampling import linear_neighbours, nearest_indices
 from app.running_sums import Slab
 from app.volume import Float32Array, LabelArray, Shape
 
-Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 
@@ -109,6 +108,7 @@ def _restore_normal(
     return Restoration(label_map=label_map, shortcut_share=1.0 - interpolated / label_map.size)
 
 
+_Neighbours = tuple[Indices, Indices, Float32Array]  # lower, upper and its weight, of ``linear_neighbours``
 _Plane = tuple[Float32Array, LabelArray]  # logits (rows, columns, classes) and labels of a plane of the network grid
 
 
@@ -198,35 +198,14 @@ class _PlaneRestorer:
             weights: float32 (planes,), of ``far`` in each plane of the result.
             voxels: flat indices into such a plane.
         """
-        rows, columns = np.divmod(voxels, len(self._columns[0]))
-        row_lower, row_upper, row_weight = self._rows
-        column_lower, column_upper, column_weight = self._columns
-        width = near.shape[1]
-        corners = [
-            row.take(rows) * width + column.take(columns)
-            for row in (row_lower, row_upper)
-            for column in (column_lower, column_upper)
-        ]
-        touched = np.zeros(near.shape[0] * width, dtype=bool)
-        for corner in corners:
-            touched[corner] = True
-        places = np.divmod(np.flatnonzero(touched), width)
-        rank = np.cumsum(touched, dtype=np.int32) - 1  # the row of a network voxel in the tables
-        ranks = [rank.take(corner) for corner in corners]
-        across, down = column_weight.take(columns)[:, None], row_weight.take(rows)[:, None]
-
-        def in_plane(table: Float32Array) -> Float32Array:
-            top_left, top_right, bottom_left, bottom_right = (table.take(corner, axis=0) for corner in ranks)
-            return _mix(_mix(top_left, top_right, across), _mix(bottom_left, bottom_right, across), down)
-
-        table = near[places]
+        cells = _Cells.around(voxels, near.shape[:2], self._rows, self._columns)
         if not weights.any():
-            yield from repeat(self._argmax(in_plane(table)), len(weights))
+            yield from repeat(self._argmax(cells.interpolate(near[cells.places])), len(weights))
             return
         if len(weights) == 1:  # along the streaming axis first, which has fewer voxels on the network grid
-            yield self._argmax(in_plane(_mix(table, far[places], weights[0])))
+            yield self._argmax(cells.interpolate(_mix(near[cells.places], far[cells.places], weights[0])))
             return
-        logits, rise = in_plane(table), in_plane(far[places])
+        logits, rise = cells.interpolate(near[cells.places]), cells.interpolate(far[cells.places])
         rise -= logits
         for weight in weights:
             yield self._argmax(logits + weight * rise)
@@ -237,7 +216,46 @@ class _PlaneRestorer:
         return labels
 
 
-def _beside(neighbours: tuple[Indices, Indices, Float32Array], places: Indices) -> slice:
+@dataclass(frozen=True)
+class _Cells:
+    """The four network voxels of a plane around each of some voxels of the result's.
+
+    Attributes:
+        places: (rows, columns) of all these network voxels, each once; a table (m, classes) has a row for each.
+        corners: int32 (n,) four times, rows of a table: top left, top right, bottom left, bottom right.
+        across, down: float32 (n, 1), weights of the right and of the lower corners.
+    """
+
+    places: tuple[Indices, Indices]
+    corners: list[npt.NDArray[np.int32]]
+    across: Float32Array
+    down: Float32Array
+
+    @classmethod
+    def around(cls, voxels: Indices, shape: tuple[int, ...], rows: _Neighbours, columns: _Neighbours) -> "_Cells":
+        """The cells of voxels, flat indices into a plane of the result, in a plane of ``shape`` of the network grid."""
+        row, column = np.divmod(voxels, len(columns[0]))
+        height, width = shape
+        flat = [upper.take(row) * width + left.take(column) for upper in rows[:2] for left in columns[:2]]
+        touched = np.zeros(height * width, dtype=bool)
+        for corner in flat:
+            touched[corner] = True
+        rank = np.cumsum(touched, dtype=np.int32) - 1
+        return cls(
+            np.divmod(np.flatnonzero(touched), width),
+            [rank.take(corner) for corner in flat],
+            columns[2].take(column)[:, None],
+            rows[2].take(row)[:, None],
+        )
+
+    def interpolate(self, table: Float32Array) -> Float32Array:
+        """float32 (n, classes): bilinear between the corners' rows of a table."""
+        top_left, top_right, bottom_left, bottom_right = (table.take(corner, axis=0) for corner in self.corners)
+        top, bottom = _mix(top_left, top_right, self.across), _mix(bottom_left, bottom_right, self.across)
+        return _mix(top, bottom, self.down)
+
+
+def _beside(neighbours: _Neighbours, places: Indices) -> slice:
     """From the first to the last output voxel that lies beside one of these input voxels; empty if there are none."""
     if not places.size:
         return slice(0, 0)

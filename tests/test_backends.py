@@ -119,7 +119,15 @@ def test_openvino_leaves_joins_along_space_alone() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "scaled"),
-    [("normalised", True), ("biased", True), ("activated", False), ("two readers", False), ("no convolution", False)],
+    [
+        ("normalised", True),
+        ("biased", True),
+        ("biased voxel by voxel", False),
+        ("activated", False),
+        ("two readers of the sums", False),
+        ("two readers of the image", False),
+        ("no convolution", False),
+    ],
 )
 def test_openvino_scales_air_only_where_a_norm_takes_any_scale(kind: str, scaled: bool) -> None:
     import openvino
@@ -129,23 +137,27 @@ def test_openvino_scales_air_only_where_a_norm_takes_any_scale(kind: str, scaled
     axes = ops.constant([2, 3, 4], dtype="int64")
     kernel = ops.constant(np.ones((4, 1, 3, 3, 3), dtype=np.float32))
     sums = image if kind == "no convolution" else ops.convolution(image, kernel, *convolution(1, 1))
-    biased = ops.add(sums, ops.constant(np.ones((1, 4, 1, 1, 1), dtype=np.float32))) if kind == "biased" else sums
+    biases = {"biased": (1, 4, 1, 1, 1), "biased voxel by voxel": (1, 1, 8, 8, 8)}
+    biased = ops.add(sums, ops.constant(np.ones(biases[kind], dtype=np.float32))) if kind in biases else sums
     found = [ops.relu(biased) if kind == "activated" else ops.mvn(biased, axes, True, 1e-5, "inside_sqrt")]
-    if kind == "two readers":
-        found.append(ops.relu(sums))
+    if kind.startswith("two readers"):
+        found.append(ops.relu(sums if kind.endswith("sums") else image))
     model = openvino.Model(found, [image])
     assert scale_for_air(model, -2.2727272) == (-2.265625 / -2.2727272 if scaled else 1.0)
     assert scale_for_air(model, 0.0) == 1.0
 
 
 def test_the_scale_for_air_changes_no_logit_of_the_default_network(bundle: Bundle, tile: Float32Array) -> None:
-    air = bundle.plan.intensity.normalised(-1024)
-    scale = scale_for_air(openvino_cpu.shared_core().read_model(model=bundle.read("network.onnx")), air)
-    assert scale != 1.0
-    assert np.float32(air * scale).view(np.uint32) % 2**16 == 0  # what bf16 leaves out
-    network = predictor(bundle, "openvino")
-    expected = network.predict(tile).copy()
-    np.testing.assert_allclose(network.predict(tile * np.float32(scale)), expected, atol=1e-3 * np.abs(expected).max())
+    air = np.float32(bundle.plan.intensity.normalised(-1024))
+    scale = scale_for_air(openvino_cpu.shared_core().read_model(model=bundle.read("network.onnx")), float(air))
+    assert abs(scale - 1) > 1e-3
+    assert (air * np.float32(scale)).view(np.uint32) % 2**16 == 0  # what bf16 leaves out
+    network, mostly_air = predictor(bundle, "openvino"), tile.copy()
+    mostly_air[:, tile.shape[1] // 4 :] = air
+    for window in (tile, mostly_air):
+        expected = network.predict(window).copy()
+        found = network.predict(window * np.float32(scale))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_windows_in_bf16_are_scaled(bundle: Bundle, tile: Float32Array, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,15 +79,18 @@ def test_separate_axis_is_nearest_neighbour(orders: Shape, axis: int) -> None:
     assert_same_where_decided(found.label_map, interpolated(logits, (31, 33, 45), orders))
 
 
-def test_half_precision_makes_close_logits_equal() -> None:
+@pytest.mark.parametrize("along", [0, 2])
+def test_half_precision_makes_close_logits_equal(along: int) -> None:
     """Between 1024 and 2048 a half is a whole number. Along x from 2 voxels to 6 the third result lies at 1/3.
 
     Class 0 is 1025 everywhere; class 1 is 1024 and 1028, at 1/3 1025.33: more than 1025, until it is rounded.
     """
     logits = np.zeros((2, 1, 1, 2), dtype=np.float32)
     logits[0], logits[1, 0, 0] = 1025, (1024, 1028)
+    logits = np.moveaxis(logits, 3, along + 1)
+    small, large = ((n, 1, 1) if along == 0 else (1, 1, n) for n in (2, 6))
     found = {
-        precision: restore(slabs(logits, 0, 1), (1, 1, 2), (1, 1, 6), (1, 1, 1), "normal", precision).label_map[0, 0]
+        precision: restore(slabs(logits, 0, 1), small, large, (1, 1, 1), "normal", precision).label_map.ravel()
         for precision in ("float32", "float16")
     }
     assert found["float32"].tolist() == [0, 0, 1, 1, 1, 1]

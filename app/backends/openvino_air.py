@@ -34,7 +34,7 @@ def _is_normalised_convolution(node: Any) -> bool:
 
 
 def _is_normalised_bias(node: Any) -> bool:
-    if node.get_type_name() != "Add":
+    if node.get_type_name() != "Add" or any(length > 1 for length in node.get_input_shape(1)[2:]):
         return False
     bias = node.input_value(1).get_node()
     while bias.get_type_name() in ("Convert", "Reshape"):

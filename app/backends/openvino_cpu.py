@@ -84,7 +84,7 @@ class OpenVinoPredictor:
 
         This thread only waits, so that Ctrl-C and SIGTERM end a window: it is cancelled within one layer.
         """
-        scaled = tile if self._scale == 1.0 else tile * np.float32(self._scale)  # lives until the window is done
+        scaled = tile if self._scale == 1.0 else tile * np.float32(self._scale)  # held until the next one
         try:
             try:
                 self._request.start_async({0: scaled.reshape(self._input_shape)}, share_inputs=True)
