@@ -11,6 +11,7 @@ from app.components import RUN_BYTES
 from app.memory_terms import CHUNKS_BYTES, Need, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Crop, Plan, SpacingKind
+from app.plausibility import overview_voxels
 from app.preprocessing import grid_of_box, network_axes
 from app.region import body_steps
 from app.resampling import PICKED_PART, SLAB_BYTES
@@ -22,6 +23,7 @@ from app.volume import Geometry, Shape
 _FLOAT = 4
 _SUM_BYTES = {"float32": 4, "float16": 2}
 _RUNS_PER_ROW = 4  # of which components are made: 0.3 to 0.7 on real label maps; noise has more
+_EXAMINED_BYTES = 8  # a voxel of the overview when its label map is examined: masks of organs, lungs, body
 _BODY_BYTES = 5  # a voxel of the search for the body: the mask, while it is opened three more, and the largest part
 _OPEN_SHARE = 0.1  # voxels of a plane that lie on organ borders: 2 to 8 % on the ten scans
 _ROWS_AT_ONCE = 8  # arrays (voxels, classes) that interpolate them
@@ -50,19 +52,22 @@ def predict_need(
     network, restore = _network_and_restore_bytes(oriented, grid.shape_zyx, plan, options)
     network += labels if twin else 0
     kept = max(image, labels) if twin else 0
+    seen = overview_voxels(scan.geometry)
+    overview, examined = _FLOAT * seen, _EXAMINED_BYTES * seen
     search = _search_bytes(scan, options.crop, locator)
     return Need(
         {
-            "read": process.loaded_bytes + scan_voxels * scan.reading_bytes + CHUNKS_BYTES,
-            "locate": process.located_bytes + stored + search,
+            "read": process.loaded_bytes + overview + scan_voxels * scan.reading_bytes + CHUNKS_BYTES,
+            "locate": process.located_bytes + overview + stored + search,
             "preprocess": process.located_bytes
+            + overview
             + stored
             + image
             + _resampling_bytes(oriented, grid.shape_zyx, plan, scan.voxel_bytes),
-            "network": process.running_bytes + image + network,
-            "restore": process.running_bytes + restore + kept,
-            "postprocess": process.running_bytes + labels + max(cleaned, whole) + kept,
-            "write": process.running_bytes + labels,  # plane by plane
+            "network": process.running_bytes + overview + image + network,
+            "restore": process.running_bytes + overview + restore + kept,
+            "postprocess": process.running_bytes + overview + labels + max(cleaned, whole, examined) + kept,
+            "write": process.running_bytes + overview + labels,  # plane by plane
         }
     )
 

@@ -10,6 +10,7 @@ how far apart good and bad scans are; the limits below lie in its gaps.
 """
 
 from dataclasses import dataclass, replace
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from app.components import largest_component, opened_in_slices
 from app.orientation import AxisMap, axis_map_to_lps
 from app.preprocessing import to_hu
-from app.volume import Float32Array, LabelArray, Shape, Vector, Volume
+from app.volume import Float32Array, Geometry, LabelArray, Shape, Vector, Volume
 
 Mask = npt.NDArray[np.bool_]
 
@@ -28,6 +29,7 @@ LEAST_COMPACTNESS = 0.7  # see ``Findings``
 TURNED_MM = -10.0  # evidence below this speaks against the header
 
 _GRID_MM = 8.0
+_NO_LABEL = 255
 _LEAST_VOXELS = 500  # of the coarse grid, a quarter of a litre: in less there need not be fat
 _FAT_HU = (-150.0, -30.0)
 _SOFT_TISSUE_HU = (0.0, 150.0)
@@ -93,11 +95,22 @@ class Findings:
     liver_right_of_spine_mm: float | None = None
 
 
+def overview_voxels(geometry: Geometry) -> int:
+    """How many voxels the overview of a scan has."""
+    steps = _steps(geometry.spacing_zyx_mm)
+    return prod(ceil(length / step) for length, step in zip(geometry.shape_zyx, steps, strict=True))
+
+
+def _steps(spacing_zyx_mm: Vector) -> Shape:
+    z, y, x = (max(1, round(_GRID_MM / length)) for length in spacing_zyx_mm)
+    return (z, y, x)
+
+
 def look_at(volume: Volume) -> Overview:
     """The overview of a scan: 133 x 444 x 512 voxels of 2.5 x 0.7 x 0.7 mm give 45 x 41 x 47 of 7.5 x 7.7 x 7.7 mm."""
     axis_map = axis_map_to_lps(volume.geometry)
     spacing = axis_map.apply_to_geometry(volume.geometry).spacing_zyx_mm
-    z, y, x = (max(1, round(_GRID_MM / length)) for length in spacing)
+    z, y, x = _steps(spacing)
     hu = axis_map.apply(volume.voxels)[::z, ::y, ::x].astype(np.float32)
     to_hu(hu, volume)
     return Overview(hu, (spacing[0] * z, spacing[1] * y, spacing[2] * x), axis_map, (z, y, x))
@@ -113,16 +126,16 @@ def examine(overview: Overview, label_map: LabelArray, labels: tuple[str, ...], 
         organs_ml: counted on the stored grid, since the coarse one may miss a small organ.
     """
     seen, voxel_ml = overview.view(label_map), overview.voxel_ml
-    organs = {organ: seen == label for label, organ in enumerate(labels, start=1)}
-    in_largest = sum(int(np.count_nonzero(largest_component(mask, diagonal=True))) for mask in organs.values())
+    values = {organ: label for label, organ in enumerate(labels, start=1)}
+    in_largest = sum(int(largest_component(seen == label, diagonal=True).sum()) for label in values.values())
     findings = Findings(_tissue_share(overview.hu_zyx), organs_ml, in_largest / max(1, int(np.count_nonzero(seen))))
-    liver = organs.get("liver")
-    liver_ml = 0.0 if liver is None else float(np.count_nonzero(liver)) * voxel_ml
-    if liver is None or liver_ml < _LEAST_LIVER_ML:
+    liver = seen == values.get("liver", _NO_LABEL)
+    liver_ml = float(np.count_nonzero(liver)) * voxel_ml
+    if liver_ml < _LEAST_LIVER_ML:
         return findings
     lungs = _centre_mm(overview, _find_lungs(overview.hu_zyx), _LEAST_LUNG_ML)
-    kidney = _centre_mm(overview, organs.get("right kidney", np.zeros_like(liver)), _LEAST_KIDNEY_ML)
-    parenchyma = _centre_mm(overview, liver | organs["spleen"] if "spleen" in organs else liver)
+    kidney = _centre_mm(overview, seen == values.get("right kidney", _NO_LABEL), _LEAST_KIDNEY_ML)
+    parenchyma = _centre_mm(overview, liver | (seen == values.get("spleen", _NO_LABEL)))
     centre, spine = _centre_mm(overview, liver), _spine_centre_mm(overview, liver)
     return replace(
         findings,

@@ -18,12 +18,13 @@ from app.bundle import load_bundle
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, parse_bytes, processor_limit
 from app.memory import Fit, fit_case
-from app.memory_need import _resampling_bytes, predict_need
+from app.memory_need import _EXAMINED_BYTES, _resampling_bytes, predict_need
 from app.memory_terms import NetworkMemory, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, parse_plan
+from app.plausibility import examine, look_at, overview_voxels
 from app.resampling import load_splines, resample
-from app.volume import Geometry, Shape, Vector
+from app.volume import Geometry, Shape, Vector, Volume
 from app.volume_io import read_header, read_volume, without_voxels, write_label_map
 from tests.conftest import (
     ROOT,
@@ -278,15 +279,17 @@ def header_of(shape: Shape, spacing: Vector = (3.0, 2.0, 1.0)) -> ScanHeader:
 def test_a_case_worked_by_hand() -> None:
     """200 x 300 x 400 int16 voxels at the plan's spacing, patch 16^3, 4 classes: 24e6 voxels; x streams.
 
-    read: 48e6 and 3 MiB. network: image 96e6; sums and weights of 200 x 300 x 16 voxels 5 x 3.84e6; labels 24e6;
+    An overview of 67 x 75 x 50 floats is kept from the first. read: 48e6 and 3 MiB.
+    network: image 96e6; sums and weights of 200 x 300 x 16 voxels 5 x 3.84e6; labels 24e6;
     a block and three tiles 4096 x 4 x 4; arg max of a slab 0.96e6 x 6. restore: two label maps.
     """
     process = ProcessMemory(loaded_bytes=1000, located_bytes=1000, running_bytes=3000)
     need = predict_need(header_of((200, 300, 400)), small_plan(), Options("fastest", "off"), process).bytes_by_stage
-    assert need["read"] == 1000 + 48_000_000 + 3 * MIB
-    assert need["network"] == 3000 + 96_000_000 + 19_200_000 + 24_000_000 + 65_536 + 5_760_000
-    assert need["restore"] == 3000 + 48_000_000
-    assert need["postprocess"] == 3000 + 24_000_000
+    overview = 4 * 67 * 75 * 50
+    assert need["read"] == 1000 + overview + 48_000_000 + 3 * MIB
+    assert need["network"] == 3000 + overview + 96_000_000 + 19_200_000 + 24_000_000 + 65_536 + 5_760_000
+    assert need["restore"] == 3000 + overview + 48_000_000
+    assert need["postprocess"] == 3000 + overview + 24_000_000 + 2 * overview
     assert 144_000_000 + 2 * 32 * MIB < need["preprocess"] < 144_000_000 + 4 * 32 * MIB
 
 
@@ -314,16 +317,38 @@ def test_resampling_takes_what_was_foreseen(shape: Shape, grid: Shape, order: in
     assert peak < foreseen < 1.4 * peak
 
 
+def test_examining_a_label_map_takes_what_was_foreseen() -> None:
+    """A scan as coarse as its overview: lungs, liver, kidney and spine are looked for in all of its voxels."""
+    geometry = header_of((150, 150, 150), (8.0, 8.0, 8.0)).geometry
+    hu, labels = np.full(geometry.shape_zyx, -1000, dtype=np.int16), np.zeros(geometry.shape_zyx, dtype=np.uint8)
+    hu[:, 20:130, 20:130], hu[:, 40:110, 40:110] = 60, -800
+    for array, organ, bone in ((hu, 70, 400), (labels, 1, 0)):
+        array[40:90, 50:100, 30:100], array[:, 115:125, 70:80] = organ, bone
+    labels[40:80, 100:110, 60:80] = 2
+    overview = look_at(Volume(hu, geometry))
+    assert overview.hu_zyx.size == overview_voxels(geometry) == hu.size
+    tracemalloc.start()
+    try:
+        findings = examine(overview, labels, ("liver", "right kidney", "spleen"), 2000.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert None not in (findings.lungs_above_liver_mm, findings.liver_above_kidney_mm, findings.spine_behind_liver_mm)
+    assert 0.7 * _EXAMINED_BYTES < peak / hu.size < _EXAMINED_BYTES
+
+
 def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:
-    """5 x 0.8 x 0.8 mm: every slice and every fifth row and column, 100 x 40 x 60 of 100 x 200 x 300 voxels."""
+    """5 x 0.8 x 0.8 mm: every slice and every fifth row and column, 100 x 40 x 60 of 100 x 200 x 300 voxels.
+
+    The overview has 50 x 20 x 30."""
     scan, process = header_of((100, 200, 300), (5.0, 0.8, 0.8)), ProcessMemory(1000, 1000, 3000)
     for crop, searched in (("none", 0), ("body", 5 * 240_000 + 120 * 4 * 4000)):  # masks, and four runs in each row
         need = predict_need(scan, small_plan(), Options("fastest", "off", crop=crop), process)  # type: ignore[arg-type]
-        assert need.bytes_by_stage["locate"] == 1000 + 12_000_000 + searched
+        assert need.bytes_by_stage["locate"] == 1000 + 120_000 + 12_000_000 + searched
 
 
 def test_a_locator_is_counted_while_it_runs() -> None:
-    """100 x 200 x 300 voxels of 4 x 2 x 2 mm are 100 x 100 x 150 for a locator at 4 mm: 1.5e6 voxels.
+    """100 x 200 x 300 voxels of 4 x 2 x 2 mm are 100 x 100 x 150 for a locator at 4 mm: 1.5e6 voxels. Overview: 750000.
 
     Its image 6e6 bytes, and resampling. With 30 organs and windows of 96 x 96 x 96 these are more: x streams, sums and
     weights are 32 x 96 x 1e4 floats, the arg max 6 x 9.6e5 bytes, a block of 7 planes, three tiles; and what it finds.
@@ -336,9 +361,9 @@ def test_a_locator_is_counted_while_it_runs() -> None:
     need = predict_need(scan, small_plan(), options, process, locator).bytes_by_stage["locate"]
     resampled = 24_000_000 + 12_000_000 + 8 * 300 * 450  # the slab, shrunk in x; a matrix
     assert process.located_bytes == process.loaded_bytes + 70_000_000
-    assert need == process.located_bytes + 12_000_000 + 6_000_000 + resampled
+    assert need == process.located_bytes + 750_000 + 12_000_000 + 6_000_000 + resampled
     without = predict_need(scan, small_plan(), replace(options, crop="none"), process, locator)
-    assert without.bytes_by_stage["locate"] == process.located_bytes + 12_000_000
+    assert without.bytes_by_stage["locate"] == process.located_bytes + 750_000 + 12_000_000
     window = {**tiny_plan()["sliding_window"], "patch_size": [96, 96, 96]}
     many = small_plan(
         spacing={**tiny_plan()["spacing"], "target_zyx_mm": [4, 4, 4]},
@@ -347,7 +372,7 @@ def test_a_locator_is_counted_while_it_runs() -> None:
     )
     need = predict_need(scan, small_plan(), options, process, many).bytes_by_stage["locate"]
     windows = 32 * 960_000 * 4 + 6 * 960_000 + 7 * 96 * 96 * 4 + 3 * 96**3 * 4
-    assert need == process.located_bytes + 12_000_000 + 6_000_000 + 1_500_000 + windows
+    assert need == process.located_bytes + 750_000 + 12_000_000 + 6_000_000 + 1_500_000 + windows
 
 
 def test_what_a_process_holds_already_is_not_counted_twice() -> None:
