@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, resident_bytes
-from app.memory_need import planned_grid, predict_need
+from app.memory_need import planned_grid, predict_need, reading_bytes
 from app.memory_terms import Need, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, SpacingKind
@@ -15,7 +15,7 @@ from app.sources import NetworkSources
 _MIB = 2**20
 _AS_PLANNED, _HALF = "as planned", "sums in half precision"
 _LONGEST_AXIS = 4096  # voxels; the matrices of resampling grow with the square: 0.3 s at 1024, 4 s here, 14 s at 8000
-_RESERVE = 0.05  # of what is allowed; predictions were 0.9 % too low at most (tools/memory_check*.json)
+_RESERVE = 0.05  # of what is allowed; predictions were 0 to 8 % too high (tools/memory_check*.json)
 _COARSENINGS = tuple(1 + percent / 100 for percent in range(5, 105, 5))  # of the network's spacing; at most twice
 
 
@@ -64,7 +64,7 @@ class Fit:
 
     def with_read_ahead(self, scan: ScanHeader, limit: MemoryLimit) -> "Fit | None":
         """The same while the next scan is read; None if that does not fit into what is allowed now."""
-        need = self.need.with_read_ahead(scan)
+        need = self.need.with_read_ahead(reading_bytes(scan))
         return replace(self, need=need, limit=limit) if need.peak_bytes <= limit.limit_bytes else None
 
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 from math import ceil, prod
 
 from app.components import RUN_BYTES
-from app.memory_terms import CHUNKS_BYTES, Need, ProcessMemory, ScanHeader
+from app.memory_terms import Need, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Crop, Plan, SpacingKind
-from app.plausibility import overview_voxels
+from app.plausibility import overview_shape
 from app.preprocessing import grid_of_box, network_axes
 from app.region import body_steps
 from app.resampling import PICKED_PART, SLAB_BYTES
@@ -20,6 +20,7 @@ from app.sliding_window import streaming_axis
 from app.spacing import NetworkGrid
 from app.volume import Geometry, Shape
 
+_CHUNKS_BYTES = 3 * 2**20  # a chunk of the file, its copy and the decompressor's window
 _FLOAT = 4
 _SUM_BYTES = {"float32": 4, "float16": 2}
 _RUNS_PER_ROW = 4  # of which components are made: 0.3 to 0.7 on real label maps; noise has more
@@ -52,12 +53,12 @@ def predict_need(
     network, restore = _network_and_restore_bytes(oriented, grid.shape_zyx, plan, options)
     network += labels if twin else 0
     kept = max(image, labels) if twin else 0
-    seen = overview_voxels(scan.geometry)
-    overview, examined = _FLOAT * seen, _EXAMINED_BYTES * seen
+    seen = overview_shape(scan.geometry)
+    overview, examined = _FLOAT * prod(seen), _EXAMINED_BYTES * prod(seen) + _runs_bytes(seen)
     search = _search_bytes(scan, options.crop, locator)
     return Need(
         {
-            "read": process.loaded_bytes + overview + scan_voxels * scan.reading_bytes + CHUNKS_BYTES,
+            "read": process.loaded_bytes + reading_bytes(scan),
             "locate": process.located_bytes + overview + stored + search,
             "preprocess": process.located_bytes
             + overview
@@ -70,6 +71,12 @@ def predict_need(
             "write": process.running_bytes + overview + labels,  # plane by plane
         }
     )
+
+
+def reading_bytes(scan: ScanHeader) -> int:
+    """What reading a scan takes: its voxels, an overview of them, and buffers."""
+    overview = _FLOAT * prod(overview_shape(scan.geometry))
+    return prod(scan.geometry.shape_zyx) * scan.reading_bytes + overview + _CHUNKS_BYTES
 
 
 def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[Shape, NetworkGrid]:

@@ -1,11 +1,8 @@
 """What memory a case needs is made of: its scan, the networks, the process, and the sum by stage."""
 
 from dataclasses import dataclass
-from math import prod
 
 from app.volume import Geometry
-
-CHUNKS_BYTES = 3 * 2**20  # a chunk of the file, its copy and the decompressor's window
 
 _SMALL_BYTES = 30 * 2**20  # nibabel, isal, the heaps of the loader's and BLAS's threads: 39 MiB measured, some counted
 _AFTER_PREPROCESSING = ("network", "restore", "postprocess", "write")
@@ -83,11 +80,13 @@ class Need:
 
     bytes_by_stage: dict[str, int]
 
-    def with_read_ahead(self, scan: ScanHeader) -> "Need":
-        """The need if the next scan is read while the network runs and kept from then on."""
-        ahead = prod(scan.geometry.shape_zyx) * scan.reading_bytes + CHUNKS_BYTES
+    def with_read_ahead(self, reading_bytes: int) -> "Need":
+        """The need if the next scan, which takes so much, is read while the network runs and kept from then on."""
         return Need(
-            {stage: size + ahead * (stage in _AFTER_PREPROCESSING) for stage, size in self.bytes_by_stage.items()}
+            {
+                stage: size + reading_bytes * (stage in _AFTER_PREPROCESSING)
+                for stage, size in self.bytes_by_stage.items()
+            }
         )
 
     @property

@@ -10,7 +10,7 @@ how far apart good and bad scans are; the limits below lie in its gaps.
 """
 
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -95,10 +95,12 @@ class Findings:
     liver_right_of_spine_mm: float | None = None
 
 
-def overview_voxels(geometry: Geometry) -> int:
-    """How many voxels the overview of a scan has."""
-    steps = _steps(geometry.spacing_zyx_mm)
-    return prod(ceil(length / step) for length, step in zip(geometry.shape_zyx, steps, strict=True))
+def overview_shape(geometry: Geometry) -> Shape:
+    """Voxels (z, y, x) of the overview of a scan."""
+    oriented = axis_map_to_lps(geometry).apply_to_geometry(geometry)
+    steps = _steps(oriented.spacing_zyx_mm)
+    z, y, x = (ceil(length / step) for length, step in zip(oriented.shape_zyx, steps, strict=True))
+    return (z, y, x)
 
 
 def _steps(spacing_zyx_mm: Vector) -> Shape:

@@ -40,6 +40,11 @@ class Scan:
     volume: Volume
     overview: Overview
 
+    @property
+    def held_bytes(self) -> int:
+        """Of its voxels and their overview."""
+        return self.volume.voxels.nbytes + self.overview.hu_zyx.nbytes
+
     def hand_over(self) -> Volume:
         """The volume, to whose voxels nothing here refers any more: whoever gets it can let them go."""
         volume, self.volume = self.volume, without_voxels(self.volume)

@@ -130,7 +130,7 @@ class _Runner:
         with clock.measure("read"):
             scan = self.scans.take(case)
             description = scan.description if scan else describe(case)
-            fit = self._fit(case, record, description.header, scan.volume.voxels.nbytes if scan else 0)
+            fit = self._fit(case, record, description.header, scan.held_bytes if scan else 0)
             self.networks.begin()
             scan = scan or read(description)
         plan = fit.plan if fit else self._sources.segmenter.plan

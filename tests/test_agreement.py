@@ -210,7 +210,7 @@ def test_what_fits_alone_but_not_with_a_twin_is_segmented_alone(
 ) -> None:
     """This process is taken to hold nothing, so that the need does not depend on the tests before."""
     monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
-    monkeypatch.setattr("app.memory_need.CHUNKS_BYTES", 0)
+    monkeypatch.setattr("app.memory_need._CHUNKS_BYTES", 0)
     monkeypatch.setattr("app.memory._RESERVE", 0)
     code, plain, alone = run_case(bundle, tmp_path)
     need_mib = alone["cases"][0]["memory"]["need_mib"]

@@ -123,6 +123,7 @@ def test_openvino_leaves_joins_along_space_alone() -> None:
         ("normalised", True),
         ("biased", True),
         ("biased voxel by voxel", False),
+        ("biased column by column", False),
         ("activated", False),
         ("two readers of the sums", False),
         ("two readers of the image", False),
@@ -137,7 +138,7 @@ def test_openvino_scales_air_only_where_a_norm_takes_any_scale(kind: str, scaled
     axes = ops.constant([2, 3, 4], dtype="int64")
     kernel = ops.constant(np.ones((4, 1, 3, 3, 3), dtype=np.float32))
     sums = image if kind == "no convolution" else ops.convolution(image, kernel, *convolution(1, 1))
-    biases = {"biased": (1, 4, 1, 1, 1), "biased voxel by voxel": (1, 1, 8, 8, 8)}
+    biases = {"biased": (1, 4, 1, 1, 1), "biased voxel by voxel": (1, 1, 8, 8, 8), "biased column by column": (8,)}
     biased = ops.add(sums, ops.constant(np.ones(biases[kind], dtype=np.float32))) if kind in biases else sums
     found = [ops.relu(biased) if kind == "activated" else ops.mvn(biased, axes, True, 1e-5, "inside_sqrt")]
     if kind.startswith("two readers"):

@@ -18,11 +18,11 @@ from app.bundle import load_bundle
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, parse_bytes, processor_limit
 from app.memory import Fit, fit_case
-from app.memory_need import _EXAMINED_BYTES, _resampling_bytes, predict_need
+from app.memory_need import _EXAMINED_BYTES, _resampling_bytes, _runs_bytes, predict_need
 from app.memory_terms import NetworkMemory, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, parse_plan
-from app.plausibility import examine, look_at, overview_voxels
+from app.plausibility import examine, look_at, overview_shape
 from app.resampling import load_splines, resample
 from app.volume import Geometry, Shape, Vector, Volume
 from app.volume_io import read_header, read_volume, without_voxels, write_label_map
@@ -289,7 +289,7 @@ def test_a_case_worked_by_hand() -> None:
     assert need["read"] == 1000 + overview + 48_000_000 + 3 * MIB
     assert need["network"] == 3000 + overview + 96_000_000 + 19_200_000 + 24_000_000 + 65_536 + 5_760_000
     assert need["restore"] == 3000 + overview + 48_000_000
-    assert need["postprocess"] == 3000 + overview + 24_000_000 + 2 * overview
+    assert need["postprocess"] == 3000 + overview + 24_000_000 + 2 * overview + 120 * 4 * 67 * 75  # four runs in a row
     assert 144_000_000 + 2 * 32 * MIB < need["preprocess"] < 144_000_000 + 4 * 32 * MIB
 
 
@@ -317,16 +317,17 @@ def test_resampling_takes_what_was_foreseen(shape: Shape, grid: Shape, order: in
     assert peak < foreseen < 1.4 * peak
 
 
-def test_examining_a_label_map_takes_what_was_foreseen() -> None:
+@pytest.mark.parametrize("width", [150, 24])  # a row of the body is a run, however short
+def test_examining_a_label_map_takes_what_was_foreseen(width: int) -> None:
     """A scan as coarse as its overview: lungs, liver, kidney and spine are looked for in all of its voxels."""
-    geometry = header_of((150, 150, 150), (8.0, 8.0, 8.0)).geometry
+    geometry = header_of((150, 150, width), (8.0, 8.0, 8.0)).geometry
     hu, labels = np.full(geometry.shape_zyx, -1000, dtype=np.int16), np.zeros(geometry.shape_zyx, dtype=np.uint8)
-    hu[:, 20:130, 20:130], hu[:, 40:110, 40:110] = 60, -800
+    hu[:, 20:130, width // 8 : -width // 8], hu[:, 40:110, width // 4 : -width // 4] = 60, -800
     for array, organ, bone in ((hu, 70, 400), (labels, 1, 0)):
-        array[40:90, 50:100, 30:100], array[:, 115:125, 70:80] = organ, bone
-    labels[40:80, 100:110, 60:80] = 2
+        array[40:90, 50:100, width // 4 : width // 2], array[:, 115:125, width // 2 - 5 : width // 2 + 5] = organ, bone
+    labels[40:80, 100:110, width // 2] = 2
     overview = look_at(Volume(hu, geometry))
-    assert overview.hu_zyx.size == overview_voxels(geometry) == hu.size
+    assert overview.hu_zyx.shape == overview_shape(geometry) == hu.shape
     tracemalloc.start()
     try:
         findings = examine(overview, labels, ("liver", "right kidney", "spleen"), 2000.0)
@@ -334,7 +335,16 @@ def test_examining_a_label_map_takes_what_was_foreseen() -> None:
     finally:
         tracemalloc.stop()
     assert None not in (findings.lungs_above_liver_mm, findings.liver_above_kidney_mm, findings.spine_behind_liver_mm)
-    assert 0.7 * _EXAMINED_BYTES < peak / hu.size < _EXAMINED_BYTES
+    foreseen = _EXAMINED_BYTES * hu.size + _runs_bytes(overview_shape(geometry))
+    assert 0.3 * foreseen < peak < foreseen
+
+
+def test_a_sagittal_scan_is_seen_along_the_patients_axes() -> None:
+    """Stored (x, z, y) of 1 x 2 x 4 mm; the overview is (z, y, x), of every fourth, second and eighth voxel."""
+    to_world = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
+    geometry = Geometry((80, 40, 20), (1.0, 2.0, 4.0), to_world, (0.0, 0.0, 0.0))
+    seen = look_at(Volume(np.zeros(geometry.shape_zyx, dtype=np.int16), geometry)).hu_zyx.shape
+    assert seen == overview_shape(geometry) == (10, 10, 10)
 
 
 def test_the_search_for_the_body_is_counted_where_it_is_made() -> None:
@@ -390,8 +400,8 @@ def test_networks_share_the_libraries_only() -> None:
 
 
 def test_the_scan_that_is_read_ahead_is_counted_from_the_network_on() -> None:
-    """10 x 20 x 30 int16 voxels and the buffers of reading: 12000 bytes and 12 MiB."""
-    plan, ahead = small_plan(), 12_000 + 3 * MIB
+    """10 x 20 x 30 int16 voxels of 3 x 2 x 1 mm, 4 x 5 x 4 seen as floats, and the buffers of reading, 3 MiB."""
+    plan, ahead = small_plan(), 12_000 + 320 + 3 * MIB
     limit = MemoryLimit(10**9, "a test")
     scan, process = header_of((200, 300, 400)), ProcessMemory(0, 0, 0)
     alone = fit_case(Path("x.nii"), scan, plan, Options("fastest", "off"), process, limit)
@@ -580,7 +590,7 @@ def test_a_coarser_grid_is_logged_and_reported(
     scan = write_scan(tmp_path / "scan.nii.gz", tissue((32, 48, 64)))
     command = ("--input", scan, "--output", tmp_path / "labels.nii.gz", "--bundle", bundle, "--backend", "openvino")
     monkeypatch.setattr("app.memory.resident_bytes", lambda: 0)
-    monkeypatch.setattr("app.memory_need.CHUNKS_BYTES", 0)
+    monkeypatch.setattr("app.memory_need._CHUNKS_BYTES", 0)
     monkeypatch.setattr("app.memory._RESERVE", 0)
 
     def run(size_mib: float) -> tuple[int, dict[str, Any]]:

@@ -34,7 +34,10 @@ def _is_normalised_convolution(node: Any) -> bool:
 
 
 def _is_normalised_bias(node: Any) -> bool:
-    if node.get_type_name() != "Add" or any(length > 1 for length in node.get_input_shape(1)[2:]):
+    if node.get_type_name() != "Add":
+        return False
+    shape, dimensions = list(node.get_input_shape(1)), len(node.get_output_shape(0)) - 2
+    if any(length > 1 for length in shape[-dimensions:]):  # one value for each channel, however many axes it has
         return False
     bias = node.input_value(1).get_node()
     while bias.get_type_name() in ("Convert", "Reshape"):
