@@ -53,8 +53,7 @@ def predict_need(
     network, restore = _network_and_restore_bytes(oriented, grid.shape_zyx, plan, options)
     network += labels if twin else 0
     kept = max(image, labels) if twin else 0
-    seen = overview_shape(scan.geometry)
-    overview, examined = _FLOAT * prod(seen), _EXAMINED_BYTES * prod(seen) + _runs_bytes(seen)
+    overview, examined = _overview_bytes(scan), _examining_bytes(scan)
     search = _search_bytes(scan, options.crop, locator)
     return Need(
         {
@@ -75,8 +74,17 @@ def predict_need(
 
 def reading_bytes(scan: ScanHeader) -> int:
     """What reading a scan takes: its voxels, an overview of them, and buffers."""
-    overview = _FLOAT * prod(overview_shape(scan.geometry))
-    return prod(scan.geometry.shape_zyx) * scan.reading_bytes + overview + _CHUNKS_BYTES
+    return prod(scan.geometry.shape_zyx) * scan.reading_bytes + _overview_bytes(scan) + _CHUNKS_BYTES
+
+
+def _overview_bytes(scan: ScanHeader) -> int:
+    return _FLOAT * prod(overview_shape(scan.geometry))
+
+
+def _examining_bytes(scan: ScanHeader) -> int:
+    """What examining the label map on the overview takes: masks, and runs of components."""
+    seen = overview_shape(scan.geometry)
+    return _EXAMINED_BYTES * prod(seen) + _runs_bytes(seen)
 
 
 def planned_grid(geometry: Geometry, plan: Plan, spacing: SpacingKind) -> tuple[Shape, NetworkGrid]:

@@ -236,7 +236,7 @@ class _Cells:
         """The cells of voxels, flat indices into a plane of the result, in a plane of ``shape`` of the network grid."""
         row, column = np.divmod(voxels, len(columns[0]))
         height, width = shape
-        flat = [upper.take(row) * width + left.take(column) for upper in rows[:2] for left in columns[:2]]
+        flat = [of_row.take(row) * width + of_column.take(column) for of_row in rows[:2] for of_column in columns[:2]]
         touched = np.zeros(height * width, dtype=bool)
         for corner in flat:
             touched[corner] = True

@@ -18,7 +18,7 @@ from app.bundle import load_bundle
 from app.errors import CaseError
 from app.machine_limits import MemoryLimit, memory_limit, parse_bytes, processor_limit
 from app.memory import Fit, fit_case
-from app.memory_need import _EXAMINED_BYTES, _resampling_bytes, _runs_bytes, predict_need
+from app.memory_need import _examining_bytes, _resampling_bytes, predict_need
 from app.memory_terms import NetworkMemory, ProcessMemory, ScanHeader
 from app.options import Options
 from app.plan import Plan, parse_plan
@@ -335,7 +335,7 @@ def test_examining_a_label_map_takes_what_was_foreseen(width: int) -> None:
     finally:
         tracemalloc.stop()
     assert None not in (findings.lungs_above_liver_mm, findings.liver_above_kidney_mm, findings.spine_behind_liver_mm)
-    foreseen = _EXAMINED_BYTES * hu.size + _runs_bytes(overview_shape(geometry))
+    foreseen = _examining_bytes(ScanHeader(geometry, voxel_bytes=2, reading_bytes=2))
     assert 0.3 * foreseen < peak < foreseen
 
 
