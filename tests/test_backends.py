@@ -1,6 +1,9 @@
 """The three backends: same network, same numbers; and what is refused where."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from app import backends
-from app.backends import create_predictor, cuda_provider, openvino_cpu, openvino_slabs, openvino_weights
+from app.backends import create_predictor, cuda_provider, openvino_cpu
 from app.backends.openvino_air import scale_for_air
 from app.backends.openvino_cpu import OpenVinoPredictor
 from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
-from app.backends.openvino_slabs import cut_large_maps
+from app.backends.openvino_upsampling import compose_upsampling
 from app.backends.openvino_weights import take_kernels_as_inputs
 from app.backends.processor import is_fast_in_bf16
 from app.bundle import Bundle, load_bundle
@@ -137,7 +140,7 @@ def test_openvino_scales_air_only_where_a_norm_takes_any_scale(kind: str, scaled
     image = ops.parameter([1, 1, 8, 8, 8], dtype=np.float32)
     axes = ops.constant([2, 3, 4], dtype="int64")
     kernel = ops.constant(np.ones((4, 1, 3, 3, 3), dtype=np.float32))
-    sums = image if kind == "no convolution" else ops.convolution(image, kernel, *convolution(1, 1))
+    sums = image if kind == "no convolution" else ops.convolution(image, kernel, *[[1, 1, 1]] * 4)
     biases = {"biased": (1, 4, 1, 1, 1), "biased voxel by voxel": (1, 1, 8, 8, 8), "biased column by column": (8,)}
     biased = ops.add(sums, ops.constant(np.ones(biases[kind], dtype=np.float32))) if kind in biases else sums
     found = [ops.relu(biased) if kind == "activated" else ops.mvn(biased, axes, True, 1e-5, "inside_sqrt")]
@@ -174,130 +177,114 @@ def test_windows_in_bf16_are_scaled(bundle: Bundle, tile: Float32Array, monkeypa
     assert np.array_equal(plain.predict(tile * np.float32(-2.265625 / bundle.plan.intensity.normalised(-1024))), found)
 
 
-def small_limits(monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
-    """Maps count as large from this size on, and come in four slabs or more."""
-    monkeypatch.setattr(openvino_slabs, "LARGE_MAP_BYTES", large_bytes)
-    monkeypatch.setattr(openvino_slabs, "SLAB_BYTES", large_bytes // 4)
-    monkeypatch.setattr(openvino_slabs, "_MOST_READ_BYTES", large_bytes // 2)
+@dataclass(frozen=True)
+class Decoder:
+    """Upsampling and convolution: ``up`` is the kernel and stride of the one, ``size`` and ``pad`` are the other's."""
+
+    up: tuple[int, ...] = (2, 2, 2)
+    size: tuple[int, ...] = (3, 3, 3)
+    pad: tuple[int, ...] = (1, 1, 1)
+    pad_end: tuple[int, ...] | None = None
+    bias: tuple[int, ...] | None = None
+    stride: tuple[int, ...] | None = None
+    step: int = 1
+    dilation: int = 1
+    between: int = 8
+    image: tuple[int, ...] = (16, 17, 18)
+
+    def build(self, ops: ModuleType, model: type, also_read: bool = False) -> Any:
+        """16 channels become 8, or what is ``between``, then 6."""
+        random = np.random.default_rng(1)
+
+        def weights(*shape: int) -> Any:
+            return ops.constant(random.normal(size=shape).astype(np.float16).astype(np.float32))
+
+        image = ops.parameter([1, 16, *self.image], dtype=np.float32)
+        large = ops.convolution_backprop_data(image, weights(16, self.between, *self.up), list(self.stride or self.up))
+        if self.bias:
+            large = ops.add(large, weights(*self.bias))
+        plain = [1] * len(self.size)
+        found = ops.convolution(
+            large,
+            weights(6, self.between, *self.size),
+            [n * self.step for n in plain],
+            list(self.pad),
+            list(self.pad_end or self.pad),
+            [n * self.dilation for n in plain],
+        )
+        return model([found, large] if also_read else [found], [image])
 
 
-LAYERS = {
-    "convolution": lambda ops, image, weights: ops.convolution(image, weights(6, 4, 3, 3, 3), *convolution(1, 1)),
-    "flat kernel": lambda ops, image, weights: ops.convolution(
-        image, weights(6, 4, 1, 3, 3), [1] * 3, [0, 1, 1], [0, 1, 1], [1] * 3
-    ),
-    "stride": lambda ops, image, weights: ops.convolution(image, weights(40, 4, 3, 3, 3), *convolution(2, 1)),
-    "small result": lambda ops, image, weights: ops.convolution(image, weights(1, 4, 3, 3, 3), *convolution(2, 1)),
-    "dilation": lambda ops, image, weights: ops.convolution(image, weights(6, 4, 3, 3, 3), *convolution(1, 2)),
-    "up": lambda ops, image, weights: ops.convolution_backprop_data(image, weights(4, 6, 2, 2, 2), [2] * 3),
-    "up in plane": lambda ops, image, weights: ops.convolution_backprop_data(image, weights(4, 6, 1, 2, 2), [1, 2, 2]),
-    "up by three planes": lambda ops, image, weights: ops.convolution_backprop_data(
-        image, weights(4, 3, 3, 2, 2), [3, 2, 2]
-    ),
-    "up, overlapping": lambda ops, image, weights: ops.convolution_backprop_data(
-        image, weights(4, 6, 3, 3, 3), [2] * 3
-    ),
-    "bias": lambda ops, image, weights: ops.add(image, weights(1, 4, 1, 1, 1)),
-    "slope": lambda ops, image, weights: ops.prelu(image, ops.constant([0.01], np.float32)),
-    "wide padding": lambda ops, image, weights: ops.convolution(
-        image, weights(6, 4, 1, 3, 3), [1] * 3, [1] * 3, [1] * 3, [1] * 3
-    ),
-    "values of a plane": lambda ops, image, weights: ops.add(image, weights(10, 8)),
-    "values of planes": lambda ops, image, weights: ops.multiply(image, weights(image.shape[2], 1, 8)),
-    "slopes": lambda ops, image, weights: ops.prelu(image, weights(4)),
-    "sum": lambda ops, image, weights: ops.add(image, ops.multiply(image, weights(1, 4, 1, 1, 1))),
-    "norm": lambda ops, image, weights: ops.mvn(image, ops.constant([2, 3, 4], np.int64), True, 1e-5, "inside_sqrt"),
-    "another norm": lambda ops, image, weights: ops.mvn(image, ops.constant([1], np.int64), True, 1e-5, "inside_sqrt"),
-    "other": lambda ops, image, weights: ops.sigmoid(image),
+COMPOSED = {
+    "2 x 2 x 2 and 3 x 3 x 3": Decoder(),
+    "in plane": Decoder(up=(1, 2, 2)),
+    "flat kernels": Decoder(up=(1, 2, 2), size=(1, 3, 3), pad=(0, 1, 1)),
+    "three planes": Decoder(up=(3, 2, 2)),
+    "five voxels": Decoder(size=(5, 5, 5), pad=(2, 2, 2)),
+    "no padding": Decoder(pad=(0, 0, 0)),
+    "uneven padding": Decoder(pad=(0, 2, 1), pad_end=(2, 1, 0)),
+    "bias": Decoder(bias=(1, 8, 1, 1, 1)),
+    "bias without batch": Decoder(bias=(8, 1, 1, 1), up=(1, 2, 2)),
+    "two dimensions": Decoder(up=(2, 2), size=(3, 3), pad=(1, 1), image=(40, 40)),
+    "two dimensions with a bias": Decoder(up=(2, 2), size=(3, 3), pad=(1, 1), image=(40, 40), bias=(1, 8, 1, 1)),
+}
+LEFT = {
+    "a voxel comes from two": Decoder(up=(3, 3, 3), stride=(2, 2, 2)),
+    "stride": Decoder(step=2),
+    "dilation": Decoder(dilation=2, pad=(2, 2, 2)),
+    "wide padding": Decoder(pad=(3, 3, 3)),
+    "a value of each voxel is added": Decoder(bias=(1, 1, 32, 34, 36)),
+    "small map": Decoder(image=(2, 3, 3)),
+    "fewer multiplications as it is": Decoder(between=1),
 }
 
-UNCUT = ("dilation", "wide padding", "values of planes", "up, overlapping", "another norm", "other")
 
-
-def convolution(stride: int, dilation: int) -> tuple[list[int], ...]:
-    """Strides, padding and dilation of a kernel of three."""
-    return [stride] * 3, [dilation] * 3, [dilation] * 3, [dilation] * 3
-
-
-@pytest.mark.parametrize("planes", [16, 21])
-@pytest.mark.parametrize("layer", LAYERS)
-def test_openvino_calculates_large_maps_slab_by_slab(layer: str, planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer that reads slabs, whose result is read by a layer of slabs and by one that wants it whole."""
+@pytest.mark.parametrize("case", COMPOSED)
+def test_openvino_upsamples_and_convolves_in_one(case: str) -> None:
+    """The same numbers at the border, too, and nothing of the size of the upsampled map."""
     import openvino
     import openvino.opset13 as ops
 
-    random = np.random.default_rng(1)
-
-    def weights(*shape: int) -> openvino.Node:
-        return ops.constant(random.normal(size=shape).astype(np.float32))
-
-    values = random.normal(1, 2, size=(1, 4, planes, 10, 8)).astype(np.float32)
-    small_limits(monkeypatch, values.nbytes)
-    image = ops.parameter(list(values.shape), dtype=np.float32)
-    found = LAYERS[layer](ops, ops.add(image, weights(1, 4, 1, 1, 1)), weights)
-    after = ops.convolution(found, weights(5, found.shape[1], 3, 3, 3), *convolution(1, 1))
-    kind, shape = found.get_type_name(), list(found.shape)
-    model = openvino.Model([after, ops.reduce_max(found, ops.constant([3, 4], np.int64))], [image])
+    model = COMPOSED[case].build(ops, openvino.Model)
+    values = np.random.default_rng(2).normal(size=list(model.input().shape)).astype(np.float32)
     config = {"INFERENCE_PRECISION_HINT": "f32"}
-    expected = openvino.compile_model(model.clone(), "CPU", config)({0: values})
-    cut_large_maps(model)
-    nodes = [(node.get_type_name(), list(node.get_output_shape(0))) for node in model.get_ordered_ops()[:-2]]
-    assert ("Add", list(values.shape)) not in nodes
-    assert ((kind, shape) in nodes) is (layer in UNCUT)
-    cut = openvino.compile_model(model, "CPU", config)({0: values})
-    for port in range(2):
-        np.testing.assert_allclose(cut[port], expected[port], rtol=1e-4, atol=2e-4)
+    expected = openvino.compile_model(model.clone(), "CPU", config)({0: values})[0]
+    compose_upsampling(model)
+    assert "Convolution" not in [node.get_type_name() for node in model.get_ops()]
+    found = openvino.compile_model(model, "CPU", config)({0: values})[0]
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
 
 
-def test_openvino_cuts_no_map_of_the_default_network(bundle: Bundle) -> None:
+@pytest.mark.parametrize("case", [*LEFT, "read by another"])
+def test_openvino_leaves_other_upsamplings_alone(case: str) -> None:
     import openvino
+    import openvino.opset13 as ops
 
-    model = openvino.Core().read_model(model=bundle.read("network.onnx"))
-    count = len(model.get_ops())
-    cut_large_maps(model)
-    assert take_kernels_as_inputs(model) == []
-    assert len(model.get_ops()) == count
+    model = LEFT.get(case, Decoder()).build(ops, openvino.Model, also_read=case == "read by another")
+    before = [node.get_type_name() for node in model.get_ordered_ops()]
+    compose_upsampling(model)
+    assert [node.get_type_name() for node in model.get_ordered_ops()] == before
 
 
-def test_openvino_gives_the_same_logits_by_slabs_and_with_kernels_as_inputs(
+def test_openvino_gives_the_default_network_s_logits_with_fewer_multiplications(
     bundle: Bundle, tile: Float32Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = predictor(bundle, "openvino").predict(tile).copy()
-    monkeypatch.setattr(openvino_weights, "MANY_BYTES", 2**20)
-    with_inputs = OpenVinoPredictor(bundle, "cpu", "fp32")
-    assert len(with_inputs._kernels) > 10
-    small_limits(monkeypatch, 2**22)
-    in_slabs = OpenVinoPredictor(bundle, "cpu", "fp32")
-    assert np.array_equal(with_inputs.predict(tile), whole)
-    found = in_slabs.predict(tile).copy()
-    assert not np.array_equal(found, whole)  # sums in another order: it was cut
-    assert np.abs(found - whole).max() < 1e-5 * np.abs(whole).max()
-    assert in_slabs.predict(tile).tobytes() == found.tobytes()
+    composed = OpenVinoPredictor(bundle, "cpu", "fp32")
+    found = composed.predict(tile).copy()
+    monkeypatch.setattr(openvino_cpu, "compose_upsampling", lambda model: None)
+    plain = OpenVinoPredictor(bundle, "cpu", "fp32").predict(tile)
+    assert not np.array_equal(found, plain)  # sums in another order
+    assert np.abs(found - plain).max() < 1e-5 * np.abs(plain).max()
+    monkeypatch.setattr(openvino_cpu, "take_kernels_as_inputs", lambda model: [])
+    assert len(composed._kernels) > 5
+    assert np.array_equal(OpenVinoPredictor(bundle, "cpu", "fp32").predict(tile), plain)
 
 
-@pytest.mark.parametrize(("classes", "is_cut"), [(3, True), (5, False)])
-def test_openvino_leaves_logits_of_many_classes_whole(
-    classes: int, is_cut: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Put together from slabs, logits larger than the map that they are made of would be the largest array, twice."""
+def test_openvino_takes_each_kernel_once_however_many_layers_read_it() -> None:
     import openvino
     import openvino.opset13 as ops
 
-    small_limits(monkeypatch, 4 * 4 * 16 * 16 * 16)
-    image = ops.parameter([1, 1, 16, 16, 16], dtype=np.float32)
-    features = ops.convolution(image, ops.constant(np.ones((4, 1, 3, 3, 3), np.float32)), *convolution(1, 1))
-    head = ops.constant(np.ones((classes, 4, 1, 1, 1), np.float32))
-    ones, none = [1] * 3, [0] * 3
-    model = openvino.Model([ops.convolution(features, head, ones, none, none, ones)], [image])
-    cut_large_maps(model)
-    assert (model.output(0).get_node().input_value(0).get_node().get_type_name() == "Concat") is is_cut
-
-
-def test_openvino_takes_each_kernel_once_however_many_layers_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import openvino
-    import openvino.opset13 as ops
-
-    monkeypatch.setattr(openvino_weights, "MANY_BYTES", 2**17)
     random = np.random.default_rng(1)
     stored = random.normal(size=(64, 64, 1, 5, 5)).astype(np.float16)
     small = ops.constant(random.normal(size=(3, 64, 1, 3, 3)).astype(np.float32))

@@ -432,14 +432,14 @@ def test_the_network_counts_from_what_was_held_before_it() -> None:
 
 
 def test_the_default_network_in_single_precision_takes_what_was_measured(default_bundle: Path) -> None:
-    """RSS of OpenVINO 2026.4: 127 MiB to load, 458 MiB with the first window."""
+    """RSS of OpenVINO 2026.4: 109 MiB to load, 368 MiB with the first window, which may come to be 85 MiB more."""
     expected = expected_memory(load_bundle(default_bundle), "openvino", "cpu", "fp32")
-    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(127, rel=0.05)
-    assert expected.running_bytes / MIB == pytest.approx(458, rel=0.05)
+    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(109, rel=0.05)
+    assert expected.running_bytes / MIB == pytest.approx(368 + 85 / 2, rel=0.05)
 
 
 def test_a_large_network_in_single_precision_takes_what_was_measured(default_bundle: Path, tmp_path: Path) -> None:
-    """RSS of OpenVINO 2026.4 with the paper's network: 272 MiB to load, 603 MiB with the first window."""
+    """RSS of OpenVINO 2026.4 with the paper's network: 212 MiB to load, 702 MiB with the first window, or 920."""
     default = load_bundle(default_bundle)
     network = replace(default.plan.network, features_per_stage=(32, 64, 128, 256, 320))
     window = replace(default.plan.sliding_window, patch_size=(112, 160, 128))
@@ -447,8 +447,8 @@ def test_a_large_network_in_single_precision_takes_what_was_measured(default_bun
         stream.truncate(61_589_072)
     bundle = replace(default, folder=tmp_path, plan=replace(default.plan, network=network, sliding_window=window))
     expected = expected_memory(bundle, "openvino", "cpu", "fp32")
-    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(272, rel=0.05)
-    assert expected.running_bytes / MIB == pytest.approx(603, rel=0.05)
+    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(212, rel=0.05)
+    assert expected.running_bytes / MIB == pytest.approx((702 + 920) / 2, rel=0.07)
 
 
 def test_a_gpu_without_a_backend_for_it_changes_no_prediction(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from math import prod
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from app.backends.cuda_provider import has_cuda_provider
-from app.backends.openvino_slabs import LARGE_MAP_BYTES
-from app.backends.openvino_weights import MANY_BYTES
 from app.backends.processor import is_fast_in_bf16
 from app.bundle import ONNX_FILE, Bundle
 from app.errors import DeviceError
@@ -45,10 +43,9 @@ _FOOTPRINTS = {
     "onnxruntime": _Footprint(libraries_mib=55, file_copies=1.83, maps=8),
     "torch": _Footprint(libraries_mib=220, file_copies=1, maps=7),
 }
-# Of OpenVINO with the paper's network (112 x 160 x 128), fp32: maps, and what the layers of slabs and kernels take.
-_MAPS_IN_SLABS = 1.7
-_SLABS_MIB = 60
-_KERNELS_MIB = 65
+# In three dimensions and float32, with ``compose_upsampling`` and ``take_kernels_as_inputs``. No more than 2.3 maps are
+# alive at a time, but OpenVINO does not always find such places for them: it was 2.0 to 3.0 in six networks.
+_OPENVINO_3D = _Footprint(libraries_mib=85, file_copies=2.17, maps=2.6)
 
 
 def create_predictor(
@@ -92,9 +89,8 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     """What the network will add to this process, estimated before it is loaded.
 
     A U-Net's peak is at its full resolution: 80 x 128 x 192 voxels of 16 features in float32 are 120 MiB; OpenVINO
-    holds three such maps and 14 logits, 465 MiB. In bf16 the maps take half, the logits do not: 285 MiB. Of many
-    classes, the logits are held twice beside one map. Larger maps are cut into slabs in float32: of 112 x 160 x 128
-    voxels of 32 features, 280 MiB, and 14 logits 599 MiB; and many weights are stored once.
+    holds 2.6 such maps and 14 logits, 417 MiB. In bf16 the maps take half and there are three, the logits take as much:
+    285 MiB. Of many classes, the logits are held twice beside one map.
     """
     name = _expected_backend(backend, device)
     footprint, plan = _FOOTPRINTS[name], bundle.plan
@@ -104,8 +100,8 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     voxels = prod(plan.sliding_window.patch_size)
     map_bytes = plan.network.features_per_stage[0] * voxels * (2 if half else 4)
     logits_bytes = 4 * plan.classes * voxels
-    if name == "openvino" and not half:
-        footprint = _of_large_network(footprint, map_bytes, file_bytes, plan.network.dimensions)
+    if name == "openvino" and not half and plan.network.dimensions == 3:
+        footprint = _OPENVINO_3D
     return NetworkMemory(
         libraries_bytes=footprint.libraries_mib * 2**20,
         weights_bytes=int(footprint.file_copies * file_bytes),
@@ -126,15 +122,6 @@ def _expected_backend(backend: Backend, device: Device) -> str:
 
 def _is_installed(name: str) -> bool:
     return find_spec(_MODULES[name]) is not None
-
-
-def _of_large_network(footprint: _Footprint, map_bytes: int, file_bytes: int, dimensions: int) -> _Footprint:
-    """OpenVINO's footprint with ``cut_large_maps`` and ``take_kernels_as_inputs``, which add layers of their own."""
-    if map_bytes >= LARGE_MAP_BYTES:
-        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _SLABS_MIB, maps=_MAPS_IN_SLABS)
-    if file_bytes >= MANY_BYTES and dimensions == 3:
-        footprint = replace(footprint, libraries_mib=footprint.libraries_mib + _KERNELS_MIB, file_copies=1)
-    return footprint
 
 
 def nvidia_device_present() -> bool:

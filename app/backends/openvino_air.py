@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from app.backends.openvino_graph import readers
 from app.backends.openvino_norm import is_instance_norm
 
 
@@ -21,7 +22,7 @@ def scale_for_air(model: Any, air: float) -> float:
         model: an ``openvino.Model`` as read from ONNX, with one input.
         air: the value of air in a window, ``plan.intensity.normalised(-1024)``.
     """
-    if not air or not all(_is_normalised_convolution(reader) for reader in _readers(model.input())):
+    if not air or not all(_is_normalised_convolution(reader) for reader in readers(model.input())):
         return 1.0
     return _in_bf16(air) / air
 
@@ -30,7 +31,7 @@ def _is_normalised_convolution(node: Any) -> bool:
     """Whether it is a convolution whose sums, with or without a bias, are normalised and go nowhere else."""
     if node.get_type_name() != "Convolution":
         return False
-    return all(is_instance_norm(reader) or _is_normalised_bias(reader) for reader in _readers(node.output(0)))
+    return all(is_instance_norm(reader) or _is_normalised_bias(reader) for reader in readers(node.output(0)))
 
 
 def _is_normalised_bias(node: Any) -> bool:
@@ -42,13 +43,7 @@ def _is_normalised_bias(node: Any) -> bool:
     bias = node.input_value(1).get_node()
     while bias.get_type_name() in ("Convert", "Reshape"):
         bias = bias.input_value(0).get_node()
-    return bias.get_type_name() == "Constant" and all(map(is_instance_norm, _readers(node.output(0))))
-
-
-def _readers(value: Any) -> list[Any]:
-    """The nodes that read the numbers of a value, not its shape alone."""
-    nodes = [reader.get_node() for reader in value.get_target_inputs()]
-    return [node for node in nodes if node.get_type_name() != "ShapeOf"]
+    return bias.get_type_name() == "Constant" and all(map(is_instance_norm, readers(node.output(0))))
 
 
 def _in_bf16(value: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from app.backends.openvino_air import scale_for_air
 from app.backends.openvino_joins import convolve_parts_of_joins
 from app.backends.openvino_norm import use_exact_sums
-from app.backends.openvino_slabs import cut_large_maps
+from app.backends.openvino_upsampling import compose_upsampling
 from app.backends.openvino_weights import take_kernels_as_inputs
 from app.backends.processor import is_fast_in_bf16
 from app.backends.shapes import check_network_shapes, network_shapes
@@ -66,7 +66,7 @@ class OpenVinoPredictor:
         try:
             convolve_parts_of_joins(model)
             if precision == "fp32":
-                cut_large_maps(model)
+                compose_upsampling(model)
                 use_exact_sums(model)
                 self._kernels = take_kernels_as_inputs(model)
             compiled = core.compile_model(model, "CPU", config)

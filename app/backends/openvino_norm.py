@@ -22,8 +22,7 @@ def use_exact_sums(model: Any) -> None:
     for node in model.get_ops():
         if not is_instance_norm(node) or prod(node.get_output_shape(0)[2:]) < _LARGE_MAP:
             continue
-        (exact,) = normalised([node.input_value(0)], node.get_attributes()["eps"])
-        replace_result(node, exact)
+        replace_result(node, _normalised(node.input_value(0), node.get_attributes()["eps"]))
     model.validate_nodes_and_infer_types()
 
 
@@ -35,47 +34,28 @@ def is_instance_norm(node: Any) -> bool:
     return axes == list(range(2, len(node.get_output_shape(0))))
 
 
-def normalised(parts: list[Any], epsilon: float) -> list[Any]:
-    """(map - mean) / sqrt(variance + epsilon) of each channel of a map that comes in parts along axis 2.
+def _normalised(image: Any, epsilon: float) -> Any:
+    """(image - mean) / sqrt(variance + epsilon) of each channel.
 
-    As map * factor - mean * factor, which OpenVINO calculates in one pass with what comes after it, and so is the
-    squared distance from the mean: the centred map would be one more to be written and read.
+    As image * factor - mean * factor, which OpenVINO calculates in one pass with what comes after it, and so is the
+    squared distance from the mean: the centred image would be one more to be written and read.
     """
     import openvino.opset13 as ops
 
-    centre = _mean(parts)
-    squares = [ops.squared_difference(part, centre).output(0) for part in parts]
-    variance = ops.add(_mean(squares), ops.constant(epsilon, dtype="float32"))
+    centre = _mean(image)
+    variance = ops.add(_mean(ops.squared_difference(image, centre).output(0)), ops.constant(epsilon, dtype="float32"))
     factor = ops.power(variance, ops.constant(-0.5, dtype="float32"))
-    shift = ops.multiply(centre, factor)
-    return [ops.subtract(ops.multiply(part, factor), shift).output(0) for part in parts]
+    return ops.subtract(ops.multiply(image, factor), ops.multiply(centre, factor)).output(0)
 
 
-def _mean(parts: list[Any]) -> Any:
-    """(1, channels, 1, ...): mean of each channel over all parts."""
+def _mean(image: Any) -> Any:
+    """(1, channels, 1, ...): mean of each channel."""
     import openvino.opset13 as ops
 
-    means = [_mean_of_part(part) for part in parts]
-    if len(means) == 1:
-        return means[0]
-    planes = [part.get_shape()[2] for part in parts]
-    shares = [
-        ops.multiply(mean, ops.constant(count / sum(planes), dtype="float32"))
-        for mean, count in zip(means, planes, strict=True)
-    ]
-    total = shares[0]
-    for share in shares[1:]:
-        total = ops.add(total, share)
-    return total
-
-
-def _mean_of_part(part: Any) -> Any:
-    import openvino.opset13 as ops
-
-    shape = tuple(part.get_shape())
+    shape = tuple(image.get_shape())
     box = list(_box(shape))
     none = [0] * len(box)
-    boxes = ops.avg_pool(part, box, none, none, box, exclude_pad=True)
+    boxes = ops.avg_pool(image, box, none, none, box, exclude_pad=True)
     return ops.reduce_mean(boxes, ops.constant(list(range(2, len(shape))), dtype="int64"), keep_dims=True)
 
 

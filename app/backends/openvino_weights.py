@@ -1,4 +1,4 @@
-"""Kernels of a large network in OpenVINO as they are stored instead of twice in float32.
+"""Kernels in OpenVINO as they are stored instead of twice in float32.
 
 OpenVINO keeps the constants of a network in float32, and once more in the order in which its layers read them: 236 MiB
 of the paper's 30.8 million weights. As inputs they stay the 59 MiB that they are in the bundle, and each layer
@@ -12,7 +12,6 @@ import numpy as np
 
 from app.backends.openvino_graph import replace_result
 
-MANY_BYTES = 2**25  # of all kernels as they are stored
 _LARGE_KERNEL = 2**16  # weights; smaller ones are left
 _READERS = ("Convolution", "ConvolutionBackpropData")
 _RANK = 5  # of kernels in three dimensions
@@ -35,8 +34,6 @@ def take_kernels_as_inputs(model: Any) -> list[Any]:
             constant = _stored(node.input_value(1).get_node())
             if constant is not None:
                 constants[constant.get_friendly_name()] = constant
-    if sum(constant.get_byte_size() for constant in constants.values()) < MANY_BYTES:
-        return []
     values = []
     for constant in constants.values():
         if prod(constant.get_output_shape(0)) < _LARGE_KERNEL:
