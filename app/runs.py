@@ -15,7 +15,8 @@ from app.memory import Fit, Fitter
 from app.memory_terms import ScanHeader
 from app.options import Options
 from app.pipeline import segment
-from app.plausibility import examine, find_warnings
+from app.plan import Plan
+from app.plausibility import Overview, examine, find_warnings
 from app.postprocessing import organ_volumes_ml
 from app.progress import Progress
 from app.reading import Reader, can_be_read_ahead, describe, read
@@ -23,6 +24,7 @@ from app.report import CaseRecord, RunRecord, StageClock
 from app.resampling import load_splines
 from app.sliding_window import count_windows
 from app.sources import NetworkSources
+from app.volume import LabelArray
 from app.volume_io import write_label_map
 
 logger = logging.getLogger(__name__)
@@ -152,13 +154,21 @@ class _Runner:
             self._warn(case, record, disagreement)
         with clock.measure("postprocess"):
             record.volumes_ml = organ_volumes_ml(label_map, plan.labels, geometry.voxel_volume_ml)
-            record.plausibility = examine(scan.overview, label_map, plan.labels, sum(record.volumes_ml.values()))
-        for warning in find_warnings(record.plausibility, plan.labels):
-            self._warn(case, record, warning)
+            self._examine(case, record, scan.overview, label_map, plan)
         self._is_written = watch_rename(case.output_path)
         with clock.measure("write"):
             write_label_map(case.output_path, label_map, scan.volume)
         clock.log("write", geometry.shape_zyx, geometry.spacing_zyx_mm)
+
+    def _examine(self, case: Case, record: CaseRecord, overview: Overview, label_map: LabelArray, plan: Plan) -> None:
+        """Warns of what is valid but wrong. A finished label map is worth more: without memory it goes unexamined."""
+        try:
+            record.plausibility = examine(overview, label_map, plan.labels, sum(record.volumes_ml.values()))
+        except MemoryError:
+            self._warn(case, record, "there was not enough memory to see whether the label map is plausible")
+            return
+        for warning in find_warnings(record.plausibility, plan.labels):
+            self._warn(case, record, warning)
 
     def _fit(self, case: Case, record: CaseRecord, header: ScanHeader | None, ahead_bytes: int) -> Fit | None:
         """How the case fits into memory; None if its header does not tell; CaseError if it does not fit at all.

@@ -216,6 +216,23 @@ def test_the_second_attempt_begins_without_what_the_first_one_held(
     assert (len(images), held) == (3, [False] * 3)
 
 
+def test_no_memory_to_examine_a_label_map_costs_no_label_map(
+    plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("app.runs.examine", examine)
+    cases = cases_in(tmp_path, "ab")
+    record = segmented(cases, traced.sources(plan))
+    assert [case.status for case in record.cases] == ["segmented", "segmented"]
+    assert all(case.output_path.is_file() for case in cases)
+    assert [event for event in traced.events if event.startswith("read")] == ["read a", "read b"]
+    for case in record.cases:
+        assert case.plausibility is None
+        assert ["plausible" in warning for warning in case.warnings] == [True]
+
+
 def test_no_thread_for_reading_ahead_costs_no_label_map(
     plan: Plan, tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
