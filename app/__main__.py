@@ -113,6 +113,8 @@ def _prepare_report(arguments: argparse.Namespace, cases: list["Case"], record: 
     path = arguments.report
     check_output_name("--report", path)
     check_report_place(path, cases)
+    if path.suffix.lower() != ".json":  # it may be the voxels of a scan whose header is a file of its own
+        raise UsageError(f"--report {path}: expected a name that ends in .json")
     prepare_output_folder(path.parent)
     if path.is_dir():
         raise UsageError(f"--report {path}: is a folder; expected the name of a file")

@@ -136,11 +136,14 @@ def test_2_for_wrong_usage(arguments: list[str], tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("skip", [(), ("--skip-existing",)])
-@pytest.mark.parametrize("place", ["scans/a_0000.nii.gz", "labels/b.nii.gz", "link", "scans/c/sub/report.json"])
+@pytest.mark.parametrize(
+    "place", ["scans/a_0000.nii.gz", "scans/voxels.raw", "labels/b.nii.gz", "link.json", "scans/c/sub/report.json"]
+)
 def test_2_when_the_report_would_replace_a_scan_or_a_label_map(
     command: list[str], scans: Path, tmp_path: Path, place: str, skip: tuple[str, ...]
 ) -> None:
-    (tmp_path / "link").symlink_to(scans / "a_0000.nii.gz")
+    (tmp_path / "link.json").symlink_to(scans / "a_0000.nii.gz")
+    (scans / "voxels.raw").write_bytes(b"of a scan whose header is another file")
     (scans / "c").mkdir()
     (scans / "c" / "1.dcm").write_bytes(bytes(128) + b"DICM")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
