@@ -15,7 +15,7 @@ from app.sources import NetworkSources
 _MIB = 2**20
 _AS_PLANNED, _HALF = "as planned", "sums in half precision"
 _LONGEST_AXIS = 4096  # voxels; the matrices of resampling grow with the square: 0.3 s at 1024, 4 s here, 14 s at 8000
-_RESERVE = 0.05  # of what is allowed; predictions were 0 to 8 % too high (tools/memory_check*.json)
+_RESERVE = 0.05  # of what is allowed; predictions were 0 to 14 % too high (tools/memory_check*.json)
 _COARSENINGS = tuple(1 + percent / 100 for percent in range(5, 105, 5))  # of the network's spacing; at most twice
 
 

@@ -1,8 +1,8 @@
 """The three backends: same network, same numbers; and what is refused where."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,14 @@ def test_backends_agree_on_the_default_network(bundle: Bundle, tile: Float32Arra
 
 
 @pytest.mark.parametrize(
-    ("shape", "replaced"), [((1, 3, 64, 96, 80), True), ((1, 3, 512, 384), True), ((1, 3, 24, 24, 24), False)]
+    ("shape", "replaced"),
+    [
+        ((1, 3, 80, 128, 192), True),
+        ((1, 3, 512, 384), True),
+        ((1, 3, 20, 32, 48), True),
+        ((1, 3, 16, 17, 19), True),
+        ((1, 3, 15, 16, 17), False),
+    ],
 )
 def test_openvino_normalises_large_maps_to_the_precision_of_float32(shape: tuple[int, ...], replaced: bool) -> None:
     import openvino
@@ -71,7 +78,7 @@ def test_openvino_normalises_large_maps_to_the_precision_of_float32(shape: tuple
     inner = tuple(range(2, len(shape)))
     exact = values.astype(np.float64) - values.mean(inner, keepdims=True, dtype=np.float64)
     exact /= np.sqrt((exact**2).mean(inner, keepdims=True) + 1e-5)
-    assert np.abs(found - exact).max() < 1e-4  # as it comes: 1e-3 and more
+    assert np.abs(found - exact).max() < (1e-5 if replaced else 1e-4)  # as it comes: 1e-3 and more of large maps
 
 
 def test_openvino_leaves_other_normalisations_alone() -> None:
@@ -182,39 +189,57 @@ class Decoder:
     """Upsampling and convolution: ``up`` is the kernel and stride of the one, ``size`` and ``pad`` are the other's."""
 
     up: tuple[int, ...] = (2, 2, 2)
+    stride: tuple[int, ...] | None = None
+    up_pad: int = 0
+    up_dilation: int = 1
+    bias: tuple[int, ...] | None = None
+    reshaped: bool = False
     size: tuple[int, ...] = (3, 3, 3)
     pad: tuple[int, ...] = (1, 1, 1)
     pad_end: tuple[int, ...] | None = None
-    bias: tuple[int, ...] | None = None
-    stride: tuple[int, ...] | None = None
     step: int = 1
     dilation: int = 1
     between: int = 8
-    image: tuple[int, ...] = (16, 17, 18)
+    image: tuple[int, ...] = (1, 16, 16, 17, 18)
+    type: str = "f32"
+    stored: str = "f32"
+    joined: bool = False
+    read: str = ""
 
-    def build(self, ops: ModuleType, model: type, also_read: bool = False) -> Any:
-        """16 channels become 8, or what is ``between``, then 6."""
+    def build(self) -> Any:
+        """16 channels become 8, or what is ``between``, then 6; ``joined``, two upsampled maps are."""
+        import openvino
+        import openvino.opset13 as ops
+
         random = np.random.default_rng(1)
 
         def weights(*shape: int) -> Any:
-            return ops.constant(random.normal(size=shape).astype(np.float16).astype(np.float32))
+            values = ops.constant(random.normal(size=shape).astype(np.float16), getattr(openvino.Type, self.stored))
+            return values if self.stored == self.type else ops.convert(values, self.type)
 
-        image = ops.parameter([1, 16, *self.image], dtype=np.float32)
-        large = ops.convolution_backprop_data(image, weights(16, self.between, *self.up), list(self.stride or self.up))
+        def upsampled() -> Any:
+            kernel, stride = weights(16, self.between, *self.up), list(self.stride or self.up)
+            pad, dilation = [self.up_pad for _ in stride], [self.up_dilation for _ in stride]
+            return ops.convolution_backprop_data(
+                image, kernel, stride, pads_begin=pad, pads_end=pad, dilations=dilation
+            )
+
+        image = ops.parameter(list(self.image), getattr(openvino.Type, self.type))
+        large = up = upsampled()
         if self.bias:
-            large = ops.add(large, weights(*self.bias))
-        plain = [1] * len(self.size)
-        found = ops.convolution(
-            large,
-            weights(6, self.between, *self.size),
-            [n * self.step for n in plain],
-            list(self.pad),
-            list(self.pad_end or self.pad),
-            [n * self.dilation for n in plain],
-        )
-        return model([found, large] if also_read else [found], [image])
+            bias = (
+                ops.reshape(weights(prod(self.bias)), list(self.bias), False) if self.reshaped else weights(*self.bias)
+            )
+            large = ops.add(up, bias)
+        joined = ops.concat([large, upsampled()], 1) if self.joined else large
+        steps, dilations = [self.step for _ in self.size], [self.dilation for _ in self.size]
+        kernel = weights(6, joined.get_output_shape(0)[1], *self.size)
+        found = ops.convolution(joined, kernel, steps, list(self.pad), list(self.pad_end or self.pad), dilations)
+        also_read = {"up": [up], "sum": [large]}.get(self.read, [])
+        return openvino.Model([found, *also_read], [image])
 
 
+FLAT = Decoder(up=(2, 2), size=(3, 3), pad=(1, 1), image=(1, 16, 40, 40))
 COMPOSED = {
     "2 x 2 x 2 and 3 x 3 x 3": Decoder(),
     "in plane": Decoder(up=(1, 2, 2)),
@@ -225,30 +250,44 @@ COMPOSED = {
     "uneven padding": Decoder(pad=(0, 2, 1), pad_end=(2, 1, 0)),
     "bias": Decoder(bias=(1, 8, 1, 1, 1)),
     "bias without batch": Decoder(bias=(8, 1, 1, 1), up=(1, 2, 2)),
-    "two dimensions": Decoder(up=(2, 2), size=(3, 3), pad=(1, 1), image=(40, 40)),
-    "two dimensions with a bias": Decoder(up=(2, 2), size=(3, 3), pad=(1, 1), image=(40, 40), bias=(1, 8, 1, 1)),
+    "bias of two images": Decoder(bias=(1, 8, 1, 1, 1), image=(2, 16, 16, 17, 18)),
+    "as ONNX has a bias": Decoder(bias=(1, 8, 1, 1, 1), reshaped=True, stored="f16"),
+    "half precision": Decoder(stored="f16"),
+    "joined": Decoder(joined=True, stored="f16"),
+    "two dimensions": FLAT,
+    "two dimensions with a bias": replace(FLAT, bias=(1, 8, 1, 1)),
 }
 LEFT = {
     "a voxel comes from two": Decoder(up=(3, 3, 3), stride=(2, 2, 2)),
-    "stride": Decoder(step=2),
+    "upsampled and cut": Decoder(up_pad=1),
+    "upsampled with gaps": Decoder(up_dilation=2),
+    "stride": Decoder(step=2, image=(1, 16, 30, 30, 30)),
     "dilation": Decoder(dilation=2, pad=(2, 2, 2)),
     "wide padding": Decoder(pad=(3, 3, 3)),
+    "wide padding at the end": Decoder(pad_end=(1, 1, 3)),
     "a value of each voxel is added": Decoder(bias=(1, 1, 32, 34, 36)),
-    "small map": Decoder(image=(2, 3, 3)),
+    "a value of each image is added": Decoder(bias=(8, 1, 1, 1, 1)),
+    "a bias makes channels": Decoder(bias=(1, 8, 1, 1, 1), between=1),
+    "small map": Decoder(image=(1, 16, 2, 3, 3)),
     "fewer multiplications as it is": Decoder(between=1),
+    "kernels in bf16": Decoder(stored="bf16"),
+    "all in half precision": Decoder(type="f16", stored="f16"),
+    "read by another": Decoder(read="up"),
+    "read by another before the bias": Decoder(read="up", bias=(1, 8, 1, 1, 1)),
+    "read by another after the bias": Decoder(read="sum", bias=(1, 8, 1, 1, 1)),
 }
 
 
 @pytest.mark.parametrize("case", COMPOSED)
 def test_openvino_upsamples_and_convolves_in_one(case: str) -> None:
-    """The same numbers at the border, too, and nothing of the size of the upsampled map."""
+    """The same numbers, at the border, too."""
     import openvino
-    import openvino.opset13 as ops
 
-    model = COMPOSED[case].build(ops, openvino.Model)
+    model = COMPOSED[case].build()
     values = np.random.default_rng(2).normal(size=list(model.input().shape)).astype(np.float32)
     config = {"INFERENCE_PRECISION_HINT": "f32"}
     expected = openvino.compile_model(model.clone(), "CPU", config)({0: values})[0]
+    convolve_parts_of_joins(model)
     compose_upsampling(model)
     assert "Convolution" not in [node.get_type_name() for node in model.get_ops()]
     found = openvino.compile_model(model, "CPU", config)({0: values})[0]
@@ -256,18 +295,22 @@ def test_openvino_upsamples_and_convolves_in_one(case: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("case", [*LEFT, "read by another"])
+@pytest.mark.parametrize("case", LEFT)
 def test_openvino_leaves_other_upsamplings_alone(case: str) -> None:
-    import openvino
-    import openvino.opset13 as ops
-
-    model = LEFT.get(case, Decoder()).build(ops, openvino.Model, also_read=case == "read by another")
+    model = LEFT[case].build()
     before = [node.get_type_name() for node in model.get_ordered_ops()]
     compose_upsampling(model)
     assert [node.get_type_name() for node in model.get_ordered_ops()] == before
 
 
-def test_openvino_gives_the_default_network_s_logits_with_fewer_multiplications(
+def test_openvino_leaves_kernels_in_bf16_where_they_are() -> None:
+    """What it gives of them as an array is not their numbers."""
+    model = Decoder(between=1000, stored="bf16").build()
+    assert take_kernels_as_inputs(model) == []
+    assert len(take_kernels_as_inputs(Decoder(between=1000, stored="f16").build())) == 2
+
+
+def test_openvino_gives_the_default_network_s_logits_upsampled_and_convolved_in_one(
     bundle: Bundle, tile: Float32Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     composed = OpenVinoPredictor(bundle, "cpu", "fp32")
@@ -277,7 +320,7 @@ def test_openvino_gives_the_default_network_s_logits_with_fewer_multiplications(
     assert not np.array_equal(found, plain)  # sums in another order
     assert np.abs(found - plain).max() < 1e-5 * np.abs(plain).max()
     monkeypatch.setattr(openvino_cpu, "take_kernels_as_inputs", lambda model: [])
-    assert len(composed._kernels) > 5
+    assert len(composed._kernels) == 12
     assert np.array_equal(OpenVinoPredictor(bundle, "cpu", "fp32").predict(tile), plain)
 
 

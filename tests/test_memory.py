@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from app import backends
 from app.backends import create_predictor, expected_memory
 from app.bundle import load_bundle
 from app.errors import CaseError
@@ -432,30 +433,31 @@ def test_the_network_counts_from_what_was_held_before_it() -> None:
 
 
 def test_the_default_network_in_single_precision_takes_what_was_measured(default_bundle: Path) -> None:
-    """RSS of OpenVINO 2026.4: 109 MiB to load, 368 MiB with the first window, which may come to be 85 MiB more."""
+    """RSS of OpenVINO 2026.4: 109 MiB to load, 368 MiB with the first window; 465 where maps have worse places."""
     expected = expected_memory(load_bundle(default_bundle), "openvino", "cpu", "fp32")
     assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(109, rel=0.05)
-    assert expected.running_bytes / MIB == pytest.approx(368 + 85 / 2, rel=0.05)
+    assert 1.15 * 368 < expected.running_bytes / MIB < 465
 
 
-def test_a_large_network_in_single_precision_takes_what_was_measured(default_bundle: Path, tmp_path: Path) -> None:
-    """RSS of OpenVINO 2026.4 with the paper's network: 212 MiB to load, 702 MiB with the first window, or 920."""
+@pytest.mark.parametrize(("precision", "load_mib", "least", "most"), [("fp32", 212, 880, 950), ("bf16", 315, 530, 560)])
+def test_a_large_network_takes_what_was_measured(
+    default_bundle: Path, tmp_path: Path, precision: backends.Precision, load_mib: int, least: int, most: int
+) -> None:
+    """RSS of OpenVINO 2026.4 with the paper's network in fp32: 702 MiB with the first window; 912 with biases."""
     default = load_bundle(default_bundle)
     network = replace(default.plan.network, features_per_stage=(32, 64, 128, 256, 320))
     window = replace(default.plan.sliding_window, patch_size=(112, 160, 128))
     with (tmp_path / "network.onnx").open("wb") as stream:
         stream.truncate(61_589_072)
     bundle = replace(default, folder=tmp_path, plan=replace(default.plan, network=network, sliding_window=window))
-    expected = expected_memory(bundle, "openvino", "cpu", "fp32")
-    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(212, rel=0.05)
-    assert expected.running_bytes / MIB == pytest.approx((702 + 920) / 2, rel=0.07)
+    expected = expected_memory(bundle, "openvino", "cpu", precision)
+    assert (expected.libraries_bytes + expected.weights_bytes) / MIB == pytest.approx(load_mib, rel=0.05)
+    assert least < expected.running_bytes / MIB < most
 
 
 def test_a_gpu_without_a_backend_for_it_changes_no_prediction(
     default_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app import backends
-
     bundle = load_bundle(default_bundle)
     expected = expected_memory(bundle, "openvino", "cpu", "fp32")
     monkeypatch.setattr(backends, "nvidia_device_present", lambda: True)

@@ -43,9 +43,10 @@ _FOOTPRINTS = {
     "onnxruntime": _Footprint(libraries_mib=55, file_copies=1.83, maps=8),
     "torch": _Footprint(libraries_mib=220, file_copies=1, maps=7),
 }
-# In three dimensions and float32, with ``compose_upsampling`` and ``take_kernels_as_inputs``. No more than 2.3 maps are
-# alive at a time, but OpenVINO does not always find such places for them: it was 2.0 to 3.0 in six networks.
-_OPENVINO_3D = _Footprint(libraries_mib=85, file_copies=2.17, maps=2.6)
+# OpenVINO in three dimensions and float32, where upsampling is composed and kernels are inputs (which OpenVINO holds
+# twice until the first window). Two maps and a third are alive at a time, for which it does not always find the best
+# places: 2.0 to 3.0 maps in six networks of 24 to 48 features, where windows are 64 x 96 x 96 to 112 x 160 x 128.
+_OPENVINO_3D = _Footprint(libraries_mib=85, file_copies=2.17, maps=2.8)
 
 
 def create_predictor(
@@ -89,7 +90,7 @@ def expected_memory(bundle: Bundle, backend: Backend, device: Device, precision:
     """What the network will add to this process, estimated before it is loaded.
 
     A U-Net's peak is at its full resolution: 80 x 128 x 192 voxels of 16 features in float32 are 120 MiB; OpenVINO
-    holds 2.6 such maps and 14 logits, 417 MiB. In bf16 the maps take half and there are three, the logits take as much:
+    holds 2.8 such maps and 14 logits, 441 MiB. In bf16 the maps take half and there are three, the logits take as much:
     285 MiB. Of many classes, the logits are held twice beside one map.
     """
     name = _expected_backend(backend, device)

@@ -21,7 +21,7 @@ _LEAST_GAIN = 30.0  # multiplications that a window saves for each one that comp
 def compose_upsampling(model: Any) -> None:
     """Replaces, in place, a transposed convolution and the convolution after it by one, where a window gains by it.
 
-    Voxels become the same sums in another order, at the border, too: beyond it both see zeros.
+    Voxels stay the same but for rounding, at the border, too: beyond it both see zeros.
 
     Args:
         model: an ``openvino.Model`` of fixed shapes, as read from ONNX, joins already taken apart.
@@ -76,10 +76,13 @@ def _upsampling(value: Any) -> _Upsampling | None:
     node, bias = value.get_node(), None
     if node.get_type_name() == "Add":
         bias = constant_data(node.input_value(1))
-        dimensions = len(node.get_output_shape(0)) - 2
-        if bias is None or prod(bias.shape[-dimensions:]) > 1 or len(readers(node.output(0))) > 1:
+        shape = list(node.get_output_shape(0))
+        of_channels = [1, shape[1], *[1] * (len(shape) - 2)]
+        if bias is None or [1] * (len(shape) - bias.ndim) + list(bias.shape) != of_channels:
             return None
-        node, bias = node.input_value(0).get_node(), bias.reshape(-1).astype(np.float32)
+        if list(node.get_input_shape(0)) != shape or len(readers(node.output(0))) > 1:
+            return None
+        node = node.input_value(0).get_node()
     if node.get_type_name() != "ConvolutionBackpropData" or node.get_input_size() != 2:
         return None
     how = node.get_attributes()
@@ -109,22 +112,22 @@ def _is_worth_it(up: Any, convolution: Any) -> bool:
 
 
 def _composed(up: _Upsampling, convolution: Any) -> Any | None:
-    """The result of both; None of kernels that are not constant."""
+    """The result of both; None of kernels that are not constant, and in other precisions than single."""
     import openvino.opset13 as ops
 
     kernel, up_kernel = constant_data(convolution.input_value(1)), constant_data(up.node.input_value(1))
-    if kernel is None or up_kernel is None:
-        return None
     image = up.node.input_value(0)
+    if kernel is None or up_kernel is None or image.get_element_type().get_type_name() != "f32":
+        return None
     if up.bias is not None:  # what it adds is less at the border: of a channel of ones it comes out right everywhere
-        ones = np.ones((1, 1, *image.get_shape()[2:]), np.float32)
+        ones = np.ones((image.get_shape()[0], 1, *image.get_shape()[2:]), np.float32)
         image = ops.concat([image, ops.constant(ones)], 1).output(0)
         of_ones = np.broadcast_to(up.bias.reshape(1, -1, *[1] * (up_kernel.ndim - 2)), (1, *up_kernel.shape[1:]))
         up_kernel = np.concatenate([up_kernel, of_ones])
     how = convolution.get_attributes()
     return ops.convolution_backprop_data(
         image,
-        composed_kernel(up_kernel.astype(np.float32), kernel.astype(np.float32)),
+        composed_kernel(up_kernel, kernel),
         up.node.get_attributes()["strides"],
         pads_begin=[side - 1 - pad for side, pad in zip(_size(convolution), how["pads_begin"], strict=True)],
         pads_end=[side - 1 - pad for side, pad in zip(_size(convolution), how["pads_end"], strict=True)],

@@ -1,8 +1,8 @@
-"""Kernels in OpenVINO as they are stored instead of twice in float32.
+"""Kernels in OpenVINO as they are in the graph instead of twice in float32.
 
 OpenVINO keeps the constants of a network in float32, and once more in the order in which its layers read them: 236 MiB
-of the paper's 30.8 million weights. As inputs they stay the 59 MiB that they are in the bundle, and each layer
-converts and orders its own when it runs: seldom in three dimensions, for each slice in two.
+of the paper's 30.8 million weights. As inputs they stay what they are, 59 MiB in the bundle, and each layer converts
+and orders its own when it runs: seldom in three dimensions, for each slice in two.
 """
 
 from math import prod
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from app.backends.openvino_graph import replace_result
+from app.backends.openvino_graph import is_float, replace_result
 
 _LARGE_KERNEL = 2**16  # weights; smaller ones are left
 _READERS = ("Convolution", "ConvolutionBackpropData")
@@ -18,7 +18,7 @@ _RANK = 5  # of kernels in three dimensions
 
 
 def take_kernels_as_inputs(model: Any) -> list[Any]:
-    """Replaces, in place, the kernels of a large network by further inputs; none of a small or two-dimensional one.
+    """Replaces, in place, the large kernels of a network in three dimensions by further inputs.
 
     Args:
         model: an ``openvino.Model`` as read from ONNX, with one input.
@@ -50,4 +50,4 @@ def _stored(kernel: Any) -> Any | None:
     """The constant behind a kernel that is converted, or split for parts of joined channels; None if there is none."""
     while kernel.get_type_name() in ("Convert", "VariadicSplit"):
         kernel = kernel.input_value(0).get_node()
-    return kernel if kernel.get_type_name() == "Constant" else None
+    return kernel if kernel.get_type_name() == "Constant" and is_float(kernel.output(0)) else None
