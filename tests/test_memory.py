@@ -440,10 +440,13 @@ def test_the_default_network_in_single_precision_takes_what_was_measured(default
 
 
 @pytest.mark.parametrize(("precision", "load_mib", "least", "most"), [("fp32", 212, 880, 950), ("bf16", 315, 530, 560)])
-def test_a_large_network_takes_what_was_measured(
+def test_what_a_large_network_is_expected_to_take(
     default_bundle: Path, tmp_path: Path, precision: backends.Precision, load_mib: int, least: int, most: int
 ) -> None:
-    """RSS of OpenVINO 2026.4 with the paper's network in fp32: 702 MiB with the first window; 912 with biases."""
+    """Between what was measured in fp32, which is 212 MiB to load and 702 to run, or 912 with biases; bf16 has its own.
+
+    (RSS of OpenVINO 2026.4 with the paper's network; in bf16 that was not measured, only kept as it was.)
+    """
     default = load_bundle(default_bundle)
     network = replace(default.plan.network, features_per_stage=(32, 64, 128, 256, 320))
     window = replace(default.plan.sliding_window, patch_size=(112, 160, 128))

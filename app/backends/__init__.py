@@ -45,7 +45,7 @@ _FOOTPRINTS = {
 }
 # OpenVINO in three dimensions and float32, where upsampling is composed and kernels are inputs (which OpenVINO holds
 # twice until the first window). Two maps and a third are alive at a time, for which it does not always find the best
-# places: 2.0 to 3.0 maps in six networks of 24 to 48 features, where windows are 64 x 96 x 96 to 112 x 160 x 128.
+# places: 2.0 to 3.0 maps in six networks of 16 to 48 features, where windows are 64 x 96 x 96 to 112 x 160 x 128.
 _OPENVINO_3D = _Footprint(libraries_mib=85, file_copies=2.17, maps=2.8)
 
 

@@ -54,12 +54,10 @@ def _mean(image: Any) -> Any:
     import openvino.opset13 as ops
 
     shape = tuple(image.get_shape())
-    box = _box(shape)
-    while prod(box) > 1:
+    while prod(shape[2:]) > _FEW_MEANS and prod(box := _box(shape)) > 1:
         none = [0] * len(box)
         image = ops.avg_pool(image, list(box), none, none, list(box), exclude_pad=True).output(0)
         shape = tuple(image.get_shape())
-        box = _box(shape) if prod(shape[2:]) > _FEW_MEANS else ()
     return ops.reduce_mean(image, ops.constant(list(range(2, len(shape))), dtype="int64"), keep_dims=True)
 
 
